@@ -1,0 +1,91 @@
+"""Implicit: total = direct - Bᵀp, from one linearisation and one solve."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestgrad import DisconnectedHyperparameter, HyperGradient, Implicit, Stats, Status, error_for, tree
+from nestgrad_torch._derivatives import Linearization, flat
+from nestgrad_torch._solvers import cg, dense, identity, neumann  # noqa: F401  (fills the table)
+from nestgrad_torch._solvers._common import SOLVERS
+
+
+def implicit(
+    spec: Implicit, point: Linearization, outer_loss: Tensor, outer_params: list[Tensor], hparams: Any, *, throw: bool
+) -> HyperGradient:
+    """The hypergradient of outer_loss, a tree shaped like hparams whose leaves are point.hparams.
+
+    outer_params are the graph leaves at which the outer loss was taken: those of `point`, or the next weights.
+    """
+    inputs = [*outer_params, *point.hparams]
+    if outer_loss.requires_grad:
+        pulled = torch.autograd.grad(outer_loss, inputs, retain_graph=True, allow_unused=True)
+    else:
+        pulled = (None,) * len(inputs)
+    n = len(outer_params)
+    rhs = flat([torch.zeros_like(p) if g is None else g for p, g in zip(outer_params, pulled[:n], strict=True)])
+    direct = pulled[n:]
+
+    solve, norm, scale = _scaled_solve(spec, point, rhs)
+    indirect = point.hparam_product(solve.solution)
+    _require_connected(hparams, direct, indirect)
+    directs = [torch.zeros_like(h) if g is None else g for h, g in zip(point.hparams, direct, strict=True)]
+    indirects = [torch.zeros_like(h) if g is None else -scale * g for h, g in zip(point.hparams, indirect, strict=True)]
+    totals = [d + i for d, i in zip(directs, indirects, strict=True)]
+
+    figures = torch.stack([flat(point.residual).norm(), outer_loss.detach(), flat(totals).abs().sum()]).detach()
+    optimality, loss_value, size = figures.tolist()
+    status = _overall(spec, solve.status, optimality, finite=math.isfinite(loss_value) and math.isfinite(size))
+    stats = Stats(
+        residual_norm=solve.residual_norm * scale,
+        rhs_norm=norm,
+        steps=solve.steps,
+        products=solve.products,
+        inner_optimality=optimality,
+        contraction=solve.contraction,
+        curvature=solve.curvature,
+        asymmetry=solve.asymmetry,
+        eps=torch.finfo(rhs.dtype).eps,
+    )
+    if throw and not status.ok:
+        raise error_for(status, spec, stats)
+    return HyperGradient(
+        total=tree.unflatten(hparams, totals),
+        direct=tree.unflatten(hparams, directs),
+        indirect=tree.unflatten(hparams, indirects),
+        outer_loss=outer_loss.detach(),
+        status=status,
+        stats=stats,
+    )
+
+
+def _scaled_solve(spec: Implicit, point: Linearization, rhs: Tensor) -> tuple[Any, float, float]:
+    """Solve for rhs divided by a power of two, so that no square under- or overflows; exact, since powers of two are."""
+    _, exponent = torch.frexp(rhs.abs().max())
+    scale = math.ldexp(1.0, int(exponent))
+    unit = rhs / scale
+    solve = SOLVERS(spec.solver, point.transpose_product, unit, point.symmetric)
+    return solve, float(unit.norm()) * scale, scale
+
+
+def _overall(spec: Implicit, solver: Status, optimality: float, *, finite: bool) -> Status:
+    if not solver.ok:
+        return solver
+    if not finite or not math.isfinite(optimality):
+        return Status.NONFINITE
+    if spec.inner_tol is not None and optimality > spec.inner_tol:
+        return Status.INNER_NOT_CONVERGED
+    return solver
+
+
+def _require_connected(hparams: Any, direct: Any, indirect: Any) -> None:
+    for name, first, second in zip(tree.named_leaves(hparams), direct, indirect, strict=True):
+        if first is None and second is None:
+            raise DisconnectedHyperparameter(
+                f"hparams[{name!r}]: 0 differentiable paths to the inner residual or the outer loss, limit: at least 1. "
+                "Remedy: look for detach, .item(), float(), no_grad or an integer cast between it and the loss."
+            )

@@ -1,0 +1,124 @@
+"""Params, hparams and batches as flat lists of tensors, and back; the checks that they are fit to differentiate."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestgrad import DeviceMismatch, DtypeMismatch, InvalidInput, NonDifferentiableHyperparameter, tree
+
+
+class ModuleParams(dict[str, Tensor]):
+    """A module's trainable params by name, callable like the module: what a loss receives for an nn.Module.
+
+    Works wherever a dict of tensors does, `torch.func.functional_call` included. Frozen params are the module's own;
+    buffers are copies, so a forward pass leaves the module as it was. Tied weights stand once, under their first name.
+    """
+
+    def __init__(self, module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+        super().__init__(params)
+        self._module = module
+        self._buffers = buffers
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return torch.func.functional_call(self._module, {**self, **self._buffers}, args, kwargs)
+
+
+class Params:
+    """The params of one call: their structure, and how a loss is to receive them."""
+
+    def __init__(self, params: Any, buffers: Mapping[str, Tensor] | None = None) -> None:
+        self.module = params if isinstance(params, nn.Module) else None
+        if self.module is not None:
+            self.tree: Any = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+            self.buffers = {name: b.detach().clone() for name, b in self.module.named_buffers()} if buffers is None else buffers
+        else:
+            self.tree = params
+            self.buffers = {}
+        named = tree.named_leaves(self.tree)
+        if not named:
+            raise InvalidInput("params: 0 trainable leaves, limit: at least 1. Remedy: pass tensors, or set requires_grad.")
+        for name, leaf in named.items():
+            if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+                kind = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
+                raise InvalidInput(
+                    f"params[{name!r}]: got {kind}, limit: a real floating-point tensor. "
+                    "Remedy: convert it, or let the loss close over constants."
+                )
+            if leaf.is_inference():
+                raise InvalidInput(f"params[{name!r}]: an inference-mode tensor. Remedy: create it outside torch.inference_mode().")
+        self.names = list(named)
+        self.leaves: list[Tensor] = list(named.values())
+
+    def holding(self, values: Any) -> Params:
+        """The same structure with other values, a tree like `tree`."""
+        named = tree.named_leaves(values)
+        self.tree, self.leaves = values, [named[name] for name in self.names]
+        return self
+
+    def fresh(self) -> list[Tensor]:
+        """Leaves of a new graph with the same values; storage is shared and never written."""
+        return [leaf.detach().requires_grad_() for leaf in self.leaves]
+
+    def view(self, leaves: Sequence[Tensor], buffers: Mapping[str, Tensor] | None = None) -> Any:
+        """The params as a loss receives them, holding these leaves."""
+        if self.module is None:
+            return tree.unflatten(self.tree, leaves)
+        return ModuleParams(self.module, dict(zip(self.names, leaves, strict=True)), self.buffers if buffers is None else buffers)
+
+
+def as_hparams(hparams: Any, like: Tensor) -> Any:
+    """The hparams with Python floats made tensors of the params' dtype and device; others are refused by name."""
+
+    def convert(name: str, leaf: Any) -> Tensor:
+        if isinstance(leaf, float):
+            return torch.tensor(leaf, dtype=like.dtype, device=like.device)
+        if not isinstance(leaf, Tensor) and not isinstance(leaf, int):
+            raise InvalidInput(f"hparams[{name!r}]: got {type(leaf).__name__}, limit: a tensor or a float. Remedy: torch.as_tensor it.")
+        if isinstance(leaf, int) or not leaf.is_floating_point():
+            kind = type(leaf).__name__ if isinstance(leaf, int) else leaf.dtype
+            raise NonDifferentiableHyperparameter(
+                f"hparams[{name!r}]: got {kind}, limit: a real floating-point value. "
+                "Remedy: use a continuous relaxation, or search over it outside."
+            )
+        return leaf
+
+    named = tree.named_leaves(hparams)
+    if not named:
+        raise InvalidInput("hparams: 0 leaves, limit: at least 1. Remedy: pass the values to differentiate in.")
+    return tree.unflatten(hparams, [convert(name, leaf) for name, leaf in named.items()])
+
+
+def check_matching(params: Params, **others: Any) -> None:
+    """Raise DtypeMismatch or DeviceMismatch unless all floating tensors share the first param's dtype and device."""
+    first, first_name = params.leaves[0], f"params[{params.names[0]!r}]"
+    named: list[tuple[str, Any]] = [(f"params[{n!r}]", x) for n, x in zip(params.names, params.leaves, strict=True)]
+    for title, other in others.items():
+        named += [(f"{title}[{n!r}]" if n else title, x) for n, x in tree.named_leaves(other).items()]
+    for name, leaf in named:
+        if not isinstance(leaf, Tensor):
+            continue
+        if leaf.is_floating_point() and leaf.dtype != first.dtype:
+            raise DtypeMismatch(f"{name} is {leaf.dtype}, limit: {first.dtype} as {first_name}. Remedy: {name}.to({first.dtype}).")
+        if leaf.device != first.device:
+            raise DeviceMismatch(f"{name} is on {leaf.device}, limit: {first.device} as {first_name}. Remedy: {name}.to({str(first.device)!r}).")
+
+
+@contextlib.contextmanager
+def untouched(params: Params) -> Iterator[None]:
+    """Put back the random number generators and, for a module, its buffers, whatever a loss does to them."""
+    devices = {leaf.device.index for leaf in params.leaves if leaf.device.type == "cuda"}
+    module = params.module
+    kept = {} if module is None else {name: b.detach().clone() for name, b in module.named_buffers()}
+    try:
+        with torch.random.fork_rng(devices=sorted(devices)), torch.enable_grad():
+            yield
+    finally:
+        if module is not None:
+            with torch.no_grad():
+                for name, buffer in module.named_buffers():
+                    buffer.copy_(kept[name])

@@ -1,0 +1,112 @@
+"""Stochastic gradient descent with heavy-ball momentum and coupled weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestgrad import InvalidInput, UnsupportedOptimizer, tree
+
+
+@dataclass(frozen=True, slots=True)
+class SGD:
+    """v ← momentum · v + g + weight_decay · w;  w ← w - learning_rate ⊙ v, as torch.optim.SGD with dampening 0.
+
+    Each setting is a float, a 0-d tensor, or a tree shaped like params with a tensor for each param (0-d, or the
+    param's own shape). The state is {"trace": v}, v zero at first; with momentum the float 0 it is {"trace": None}.
+    `step` equals torch.optim.SGD bit for bit on the CPU; `update` differs from it by the rounding of one addition.
+    """
+
+    learning_rate: Any
+    momentum: Any = 0.0
+    weight_decay: Any = 0.0
+
+    def init(self, params: Any) -> Any:
+        """A zero trace, or none when momentum is the float 0."""
+        return {"trace": None if _is_zero(self.momentum) else tree.map(torch.zeros_like, params)}
+
+    def update(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        """(-learning_rate ⊙ v, state with v), differentiable in grads, params and every setting."""
+        directions, state = self._directions(grads, state, params)
+        rates = _spread(self.learning_rate, params, "learning_rate")
+        updates = [-(rate * v) for rate, v in zip(rates, directions, strict=True)]
+        return tree.unflatten(params, updates), state
+
+    def step(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        """(next params, state with v), in torch.optim.SGD's own rounding."""
+        directions, state = self._directions(grads, state, params)
+        rates = _spread(self.learning_rate, params, "learning_rate")
+        moved = [_add_scaled(w, v, rate, -1) for w, v, rate in zip(tree.leaves(params), directions, rates, strict=True)]
+        return tree.unflatten(params, moved), state
+
+    def torch_optimizer(self, named_params: Mapping[str, Tensor], state: Any) -> torch.optim.SGD:
+        """torch.optim.SGD over these params with these settings as floats and the trace as its momentum buffers."""
+        settings = {
+            "lr": _number(self.learning_rate, "learning_rate"),
+            "momentum": _number(self.momentum, "momentum"),
+            "weight_decay": _number(self.weight_decay, "weight_decay"),
+        }
+        optimizer = torch.optim.SGD(list(named_params.values()), **settings)
+        if state["trace"] is not None:
+            trace = tree.named_leaves(state["trace"])
+            for name, param in named_params.items():
+                optimizer.state[param]["momentum_buffer"] = trace[name].detach().clone()
+        return optimizer
+
+    def _directions(self, grads: Any, state: Any, params: Any) -> tuple[list[Tensor], Any]:
+        weights, slopes = tree.leaves(params), tree.named_leaves(grads)
+        directions = [slopes[name] for name in tree.named_leaves(params)]
+        if not _is_zero(self.weight_decay):
+            decays = _spread(self.weight_decay, params, "weight_decay")
+            directions = [_add_scaled(g, w, decay, 1) for g, w, decay in zip(directions, weights, decays, strict=True)]
+        if state["trace"] is None:
+            return directions, state
+        momenta = _spread(self.momentum, params, "momentum")
+        traces = tree.named_leaves(state["trace"])
+        old = [traces[name] for name in tree.named_leaves(params)]
+        directions = [v * mu + d for v, mu, d in zip(old, momenta, directions, strict=True)]
+        return directions, {"trace": tree.unflatten(params, directions)}
+
+
+def sgd(learning_rate: Any, momentum: Any = 0.0, weight_decay: Any = 0.0) -> SGD:
+    """Functional SGD; see SGD for the formula and what each setting may be."""
+    return SGD(learning_rate, momentum, weight_decay)
+
+
+def _is_zero(setting: Any) -> bool:
+    return isinstance(setting, (int, float)) and setting == 0
+
+
+def _spread(setting: Any, params: Any, name: str) -> list[Any]:
+    """The setting, one entry a param."""
+    if isinstance(setting, (float, int)) or (isinstance(setting, Tensor) and setting.dim() == 0):
+        return [setting] * len(tree.leaves(params))
+    named, shapes = tree.named_leaves(setting), {n: p.shape for n, p in tree.named_leaves(params).items()}
+    if named.keys() != shapes.keys() or any(s.dim() and s.shape != shapes[n] for n, s in named.items()):
+        raise InvalidInput(
+            f"sgd {name}: {len(named)} tensors for {len(shapes)} params, limit: a scalar, or a tree of 0-d or "
+            "param-shaped tensors with the same keys. Remedy: nestgrad_torch.per_parameter."
+        )
+    return [named[n] for n in shapes]
+
+
+def _add_scaled(base: Tensor, other: Tensor, scale: Any, sign: int) -> Tensor:
+    """base + sign · scale · other in one rounding, as torch.optim's add with alpha does."""
+    if isinstance(scale, Tensor):
+        return torch.addcmul(base, other, scale, value=sign)
+    return torch.add(base, other, alpha=sign * scale)
+
+
+def _number(setting: Any, name: str) -> float:
+    if isinstance(setting, (float, int)):
+        return float(setting)
+    if isinstance(setting, Tensor) and setting.dim() == 0:
+        return float(setting)
+    raise UnsupportedOptimizer(
+        f"sgd {name}: {len(tree.leaves(setting))} values, limit: 1, since torch.optim holds one number a group. "
+        "Remedy: go on with the functional rule, or tune one scalar."
+    )

@@ -1,0 +1,77 @@
+"""nestgrad: the gradient of an outer loss through the training that its inner problem stands for.
+
+This package holds the specs, results, errors and protocols, and imports no framework. Users import a backend
+(nestgrad_torch, nestgrad_jax, nestgrad_reference), which re-exports these names.
+"""
+
+from typing import Any
+
+from nestgrad import tree as tree
+from nestgrad._backend import GROUP as GROUP
+from nestgrad._backend import NOT_BUILT as NOT_BUILT
+from nestgrad._backend import SPECS as SPECS
+from nestgrad._backend import Backend as Backend
+from nestgrad._backend import Rules as Rules
+from nestgrad._backend import available_backends as available_backends
+from nestgrad._backend import get_backend as get_backend
+from nestgrad._backend import support_table as support_table
+from nestgrad._errors import DeviceMismatch as DeviceMismatch
+from nestgrad._errors import DisconnectedHyperparameter as DisconnectedHyperparameter
+from nestgrad._errors import DtypeMismatch as DtypeMismatch
+from nestgrad._errors import IndefiniteCurvature as IndefiniteCurvature
+from nestgrad._errors import InnerNotConverged as InnerNotConverged
+from nestgrad._errors import InvalidInput as InvalidInput
+from nestgrad._errors import NestgradError as NestgradError
+from nestgrad._errors import NeumannDivergence as NeumannDivergence
+from nestgrad._errors import NonDifferentiableHyperparameter as NonDifferentiableHyperparameter
+from nestgrad._errors import NonFinite as NonFinite
+from nestgrad._errors import NonScalarLoss as NonScalarLoss
+from nestgrad._errors import NotConverged as NotConverged
+from nestgrad._errors import NotSymmetric as NotSymmetric
+from nestgrad._errors import OutOfSpace as OutOfSpace
+from nestgrad._errors import SingularJacobian as SingularJacobian
+from nestgrad._errors import SolverError as SolverError
+from nestgrad._errors import UnknownBackend as UnknownBackend
+from nestgrad._errors import UnsupportedOptimizer as UnsupportedOptimizer
+from nestgrad._errors import UnsupportedSpec as UnsupportedSpec
+from nestgrad._errors import error_for as error_for
+from nestgrad._errors import symmetry_limit as symmetry_limit
+from nestgrad._methods.implicit import Implicit as Implicit
+from nestgrad._problem import BilevelProblem as BilevelProblem
+from nestgrad._problem import Loss as Loss
+from nestgrad._problem import Minimize as Minimize
+from nestgrad._problem import WeightUpdate as WeightUpdate
+from nestgrad._result import HyperGradient as HyperGradient
+from nestgrad._result import Stats as Stats
+from nestgrad._solvers.cg import CG as CG
+from nestgrad._solvers.dense import Dense as Dense
+from nestgrad._solvers.identity import Identity as Identity
+from nestgrad._solvers.neumann import GROWTH_LIMIT as GROWTH_LIMIT
+from nestgrad._solvers.neumann import Neumann as Neumann
+from nestgrad._spaces import Bounded as Bounded
+from nestgrad._spaces import Log as Log
+from nestgrad._spaces import Log10 as Log10
+from nestgrad._spaces import Logit as Logit
+from nestgrad._spaces import Real as Real
+from nestgrad._spaces import Softplus as Softplus
+from nestgrad._spaces import Space as Space
+from nestgrad._spaces import SpaceOps as SpaceOps
+from nestgrad._spaces import initial_values as initial_values
+from nestgrad._spaces import map_spaces as map_spaces
+from nestgrad._spaces import require_initial as require_initial
+from nestgrad._status import Status as Status
+from nestgrad._tuners.one_pass import OnePassInfo as OnePassInfo
+from nestgrad._tuners.one_pass import OnePassState as OnePassState
+from nestgrad._tuners.one_pass import check_one_pass as check_one_pass
+
+__version__ = "0.1.0"
+
+
+class NotBuilt(NestgradError, AttributeError, NotImplementedError):
+    """A method that the field knows and nestgrad has not built; the message names what to use instead."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in NOT_BUILT:
+        raise NotBuilt(f"{name} is not built in nestgrad {__version__}. Remedy: use {NOT_BUILT[name]}.")
+    raise AttributeError(f"module 'nestgrad' has no attribute {name!r}")

@@ -1,0 +1,136 @@
+"""What a backend is: a module with a few names, found by entry point; its rules; the support table as data."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
+
+from nestgrad._errors import UnknownBackend, UnsupportedSpec
+from nestgrad._methods.implicit import Implicit
+from nestgrad._problem import BilevelProblem, Minimize, WeightUpdate
+from nestgrad._result import HyperGradient
+from nestgrad._solvers.cg import CG
+from nestgrad._solvers.dense import Dense
+from nestgrad._solvers.identity import Identity
+from nestgrad._solvers.neumann import Neumann
+
+GROUP = "nestgrad.backends"
+"""Entry-point group: `torch = "nestgrad_torch"`, the value being the backend's import name."""
+
+S = TypeVar("S")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Rules(Generic[P, R]):
+    """A backend's table of rules for one family of specs, dispatching on the exact type of the spec."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._rules: dict[type, Callable[..., R]] = {}
+
+    def register(
+        self, spec_type: type[S]
+    ) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
+        """Decorator: rule(spec, ...) computes what spec_type's docstring defines."""
+
+        def decorate(rule: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+            self._rules[spec_type] = rule
+            return rule
+
+        return decorate
+
+    def __call__(self, spec: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the rule of the spec's exact type; raises UnsupportedSpec listing the rules there are."""
+        rule = self._rules.get(type(spec))
+        if rule is None:
+            there = ", ".join(sorted(kind.__name__ for kind in self._rules))
+            raise UnsupportedSpec(
+                f"backend {self._backend!r} has no rule for {type(spec).__name__}, limit: {there}. "
+                "Remedy: use one of these, or another backend."
+            )
+        return rule(spec, *args, **kwargs)
+
+    def __contains__(self, spec_type: type) -> bool:
+        return spec_type in self._rules
+
+    def __iter__(self) -> Iterator[type]:
+        return iter(self._rules)
+
+
+class Backend(Protocol):
+    """The names that a backend's module must have; a module is a backend."""
+
+    __name__: str
+
+    def hypergradient(
+        self,
+        problem: BilevelProblem,
+        params: Any,
+        hparams: Any,
+        *,
+        method: Implicit,
+        inner_batch: Any = None,
+        outer_batch: Any = None,
+        opt_state: Any = None,
+        throw: bool = True,
+    ) -> HyperGradient:
+        """d outer_loss / d hparams by the method; the same number in every backend."""
+        ...
+
+    def supports(self, spec_type: type) -> bool:
+        """Whether there is a rule for this spec type."""
+        ...
+
+    @property
+    def OnePass(self) -> Callable[..., Any]:
+        """The one-pass tuner, where supports("OnePass") is not denied; else absent."""
+        ...
+
+
+SPECS: dict[str, type] = {
+    spec.__name__: spec for spec in (Minimize, WeightUpdate, Implicit, Dense, CG, Neumann, Identity)
+}
+"""Every spec that a backend may support, by name."""
+
+NOT_BUILT: dict[str, str] = {
+    "FixedPoint": "WeightUpdate with an optimizer whose update is w - map(w, hparams)",
+    "Root": "Minimize, when the residual is a gradient",
+    "Unrolled": "Implicit(solver=Neumann(num_terms=k, step_size=1.0)) on a WeightUpdate; for one step Implicit(solver=Identity())",
+    "MINRES": "Dense()",
+    "NormalCG": "Dense(), or Neumann for large problems",
+    "LSMR": "Dense(), or Neumann for large problems",
+    "GMRES": "Dense(), or Neumann for large problems",
+    "BiCGSTAB": "Dense(), or Neumann for large problems",
+    "Nystrom": "CG(rtol=..., max_steps=...)",
+}
+"""Names that the field knows and nestgrad has not built, each with what to use instead."""
+
+
+def available_backends() -> dict[str, EntryPoint]:
+    """The installed backends by name, none of them imported."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def get_backend(name: str) -> Backend:
+    """Import the installed backend of this name; raises UnknownBackend naming the installed ones."""
+    installed = available_backends()
+    if name not in installed:
+        there = ", ".join(installed) or "none"
+        raise UnknownBackend(
+            f"backend {name!r} is not installed, limit: {there}. Remedy: pip install 'nestgrad[{name}]', or use one of these."
+        )
+    return cast("Backend", importlib.import_module(installed[name].value))
+
+
+def support_table() -> dict[str, dict[str, bool]]:
+    """Which installed backend supports which spec: {backend: {spec name: bool}}; not built ones are False."""
+    table: dict[str, dict[str, bool]] = {}
+    for name in available_backends():
+        backend = get_backend(name)
+        row = {spec_name: backend.supports(spec) for spec_name, spec in SPECS.items()}
+        row["OnePass"] = hasattr(backend, "OnePass")
+        table[name] = row | dict.fromkeys(NOT_BUILT, False)
+    return table

@@ -1,0 +1,135 @@
+"""The errors of nestgrad: one base, one subclass per cause, every message with a name, a number and a remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nestgrad._result import Stats
+from nestgrad._status import Status
+
+
+class NestgradError(Exception):
+    """Base of every error that nestgrad raises on purpose."""
+
+
+class InvalidInput(NestgradError, ValueError):
+    """An argument has the wrong form: a spec field out of range, a mismatched tree, a value of the wrong kind."""
+
+
+class OutOfSpace(InvalidInput):
+    """A hyperparameter's natural value lies outside its space."""
+
+
+class DtypeMismatch(InvalidInput):
+    """Params, hparams or batches that must share a floating dtype do not."""
+
+
+class DeviceMismatch(InvalidInput):
+    """Params, hparams or batches that must share a device do not."""
+
+
+class NonDifferentiableHyperparameter(NestgradError, TypeError):
+    """A hyperparameter is of an integer, boolean or complex type."""
+
+
+class NonScalarLoss(NestgradError, TypeError):
+    """A loss returned something other than one real floating-point number."""
+
+
+class DisconnectedHyperparameter(NestgradError):
+    """No differentiable path leads from a hyperparameter to the outer loss."""
+
+
+class UnsupportedOptimizer(NestgradError, TypeError):
+    """The optimizer of a WeightUpdate cannot be differentiated through."""
+
+
+class UnsupportedSpec(NestgradError, NotImplementedError):
+    """A backend has no rule for a spec, or the combination of specs is not legal."""
+
+
+class UnknownBackend(NestgradError, LookupError):
+    """No installed backend has this name."""
+
+
+class SolverError(NestgradError, ArithmeticError):
+    """A numerical routine ended with a status that is not ok; `status` and `stats` say how."""
+
+    def __init__(self, message: str, status: Status, stats: Stats | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.stats = stats
+
+
+class NotConverged(SolverError):
+    """The linear solve stopped before its tolerance was met."""
+
+
+class NeumannDivergence(SolverError):
+    """The Neumann series does not converge at this step size."""
+
+
+class IndefiniteCurvature(SolverError):
+    """CG met a direction of negative curvature."""
+
+
+class NotSymmetric(SolverError):
+    """A solver for symmetric Jacobians was given one that is not."""
+
+
+class SingularJacobian(SolverError):
+    """The Jacobian of the inner problem is singular to working precision."""
+
+
+class NonFinite(SolverError):
+    """A loss, a gradient or a product is NaN or infinite."""
+
+
+class InnerNotConverged(SolverError):
+    """The params are not a solution of the inner problem to the tolerance asked for."""
+
+
+_BY_STATUS: dict[Status, tuple[type[SolverError], str]] = {
+    Status.MAX_STEPS_REACHED: (NotConverged, "raise max_steps, loosen rtol, or solve with Dense()"),
+    Status.STAGNATED: (NotConverged, "loosen rtol or use float64"),
+    Status.DIVERGED: (NeumannDivergence, "make step_size smaller (below 2 / largest eigenvalue of J), or use CG or Dense"),
+    Status.INDEFINITE: (IndefiniteCurvature, "train params further, add weight decay, or solve with Dense()"),
+    Status.NOT_SYMMETRIC: (NotSymmetric, "use Neumann or Dense(), which take any Jacobian"),
+    Status.SINGULAR: (SingularJacobian, "add weight decay to the inner loss, or use Neumann with a fixed num_terms"),
+    Status.NONFINITE: (NonFinite, "lower the learning rate or inspect the batch; params are unchanged"),
+    Status.INNER_NOT_CONVERGED: (InnerNotConverged, "train params further or raise inner_tol"),
+}
+
+
+def error_for(status: Status, spec: Any, stats: Stats, *, where: str = "") -> SolverError:
+    """The error that a failed status stands for: what happened, the measured number beside its limit, one remedy."""
+    kind, remedy = _BY_STATUS[status]
+    place = f"{where}: " if where else ""
+    return kind(f"{place}{spec}: {status.meaning} ({_figures(status, spec, stats)}). Remedy: {remedy}.", status, stats)
+
+
+def _figures(status: Status, spec: Any, stats: Stats) -> str:
+    solver = getattr(spec, "solver", spec)
+    if status is Status.DIVERGED:
+        return f"last ratio of terms {float(stats.contraction):.3g}, limit 1, after {int(stats.steps)} terms"
+    if status is Status.INDEFINITE:
+        return f"smallest curvature p'Jp / p'p = {float(stats.curvature):.3g}, limit 0, at step {int(stats.steps)}"
+    if status is Status.SINGULAR:
+        return f"smallest curvature or singular value {float(stats.curvature):.3g}, at step {int(stats.steps)}"
+    if status is Status.NOT_SYMMETRIC:
+        return f"symmetry defect {float(stats.asymmetry):.3g}, limit {symmetry_limit(stats.eps):.1g}"
+    if status is Status.INNER_NOT_CONVERGED:
+        return f"inner residual norm {float(stats.inner_optimality):.3g}, limit inner_tol={getattr(spec, 'inner_tol', None):g}"
+    if status is Status.NONFINITE:
+        return f"residual norm {float(stats.residual_norm):.3g}, inner residual norm {float(stats.inner_optimality):.3g}"
+    limit = max(getattr(solver, "rtol", 0.0) * float(stats.rhs_norm), getattr(solver, "atol", 0.0))
+    return f"residual norm {float(stats.residual_norm):.3g}, limit {limit:.3g}, after {int(stats.steps)} steps"
+
+
+def symmetry_limit(eps: float) -> float:
+    """Largest symmetry defect |a'Jb - b'Ja| / (|a||Jb| + |b||Ja|) taken for rounding, from the machine epsilon.
+
+    1e-6 in float64 and 1e-3 in float32: far above rounding (about 1e-15 and 1e-7), far below one learning rate per
+    parameter (about 1e-1).
+    """
+    return 1e-6 if eps < 1e-10 else 1e-3

@@ -1,0 +1,1 @@
+"""Method specs: how the response of params to hparams is approximated."""

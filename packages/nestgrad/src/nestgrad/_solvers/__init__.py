@@ -1,0 +1,1 @@
+"""Linear-solver specs: each says which vector p stands for the solution of Jᵀp = v."""

@@ -1,0 +1,1 @@
+"""Tuner definitions: what happens on which training step."""

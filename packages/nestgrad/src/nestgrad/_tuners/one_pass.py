@@ -1,0 +1,88 @@
+"""One-pass tuning: hyperparameters move during the one training run, which nothing restarts.
+
+With T = `every` and t counting training steps from 1, each step takes one weight step w_t = w_{t-1} - u(w_{t-1}, λ) on
+its inner batch. When T divides t it also moves the hyperparameters:
+
+1. u is linearised at w_{t-1}, on that step's inner batch, with the optimizer state that entered the step held constant;
+2. v = ∂L_out/∂w at the new weights w_t, on that step's outer batch; the direct term is ∂L_out/∂λ at w_t;
+3. total = direct - (∂u/∂λ)ᵀ p, p being the solver's stand-in for (∂u/∂w)⁻ᵀ v;
+4. the chain rule of each space turns it into the gradient in the leaves, and the outer optimizer takes one step on
+   them, its state kept for the whole run; then leaves beyond their clip range are set to its end.
+
+Weights, optimizer state and outer optimizer state carry on. (Clarke, Oldewage and Hernández-Lobato 2022, algorithm 1
+with the i terms of eq. 6, plus the direct term.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from nestgrad import tree
+from nestgrad._errors import InvalidInput, UnsupportedSpec
+from nestgrad._methods.implicit import Implicit
+from nestgrad._problem import BilevelProblem, WeightUpdate
+from nestgrad._result import HyperGradient
+from nestgrad._solvers.cg import CG
+from nestgrad._spaces import Space
+
+
+class OnePassState(TypedDict):
+    """A plain tree: all there is to know to go on with a run.
+
+    params and opt_state of the training run; hparams the unconstrained leaves; outer_opt_state; step, the number of
+    training steps taken so far; buffers, the module's (torch only, empty elsewhere).
+    """
+
+    params: Any
+    opt_state: Any
+    hparams: Any
+    outer_opt_state: Any
+    step: Any
+    buffers: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnePassInfo:
+    """What one step saw.
+
+    inner_loss: of this step's inner batch before the step. tuned: whether the hyperparameters moved. hypergradient: in
+    the unconstrained leaves; on a step without one its arrays are zero, its outer_loss NaN, its status IDLE. hparams:
+    natural values after the step.
+    """
+
+    inner_loss: Any
+    tuned: Any
+    hypergradient: HyperGradient
+    hparams: Any
+
+
+def check_one_pass(problem: BilevelProblem, hparams: Any, every: int, method: Implicit) -> WeightUpdate:
+    """The problem's weight update, after checking that the tuner can be built; raises InvalidInput or UnsupportedSpec."""
+    if not isinstance(problem.inner, WeightUpdate):
+        raise UnsupportedSpec(
+            f"OnePass: inner problem {type(problem.inner).__name__}, limit: WeightUpdate. "
+            "Remedy: pass WeightUpdate(loss, optimizer); Minimize has no weight update to differentiate."
+        )
+    if not isinstance(method, Implicit):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UnsupportedSpec(f"OnePass.method: got {method!r}, limit: Implicit. Remedy: pass Implicit(solver=Neumann(...)).")
+    if isinstance(method.solver, CG):
+        raise UnsupportedSpec(
+            "OnePass.method: CG needs a symmetric J, and a weight update's is not symmetric in general. "
+            "Remedy: use Neumann(num_terms=5, step_size=1.0)."
+        )
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInput(f"OnePass.every: got {every!r}, limit: an int of at least 1. Remedy: pass every=10.")
+    if not isinstance(hparams, (Mapping, list, tuple, Space)):
+        raise InvalidInput(f"OnePass.hparams: got {type(hparams).__name__}, limit: a tree of spaces. Remedy: {{'lr': Log10(1e-3)}}.")
+    spaces = tree.named_leaves(hparams)
+    if not spaces:
+        raise InvalidInput("OnePass.hparams: 0 hyperparameters, limit: at least 1. Remedy: pass {'lr': Log10(1e-3)}.")
+    for name, space in spaces.items():
+        if not isinstance(space, Space):
+            raise InvalidInput(
+                f"OnePass.hparams[{name!r}]: got {space!r}, limit: a space. "
+                "Remedy: wrap the initial value, as in Log10(1e-3); leave constants to the optimizer function."
+            )
+    return problem.inner
