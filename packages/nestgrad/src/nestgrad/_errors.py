@@ -115,13 +115,13 @@ def _figures(status: Status, spec: Any, stats: Stats) -> str:
     if status is Status.INDEFINITE:
         return f"smallest curvature p'Jp / p'p = {float(stats.curvature):.3g}, limit 0, at step {int(stats.steps)}"
     if status is Status.SINGULAR:
-        return f"smallest curvature or singular value {float(stats.curvature):.3g}, at step {int(stats.steps)}"
+        return f"smallest curvature or singular value {float(stats.curvature):.3g}, limit: above rounding, at step {int(stats.steps)}"
     if status is Status.NOT_SYMMETRIC:
         return f"symmetry defect {float(stats.asymmetry):.3g}, limit {symmetry_limit(stats.eps):.1g}"
     if status is Status.INNER_NOT_CONVERGED:
         return f"inner residual norm {float(stats.inner_optimality):.3g}, limit inner_tol={getattr(spec, 'inner_tol', None):g}"
     if status is Status.NONFINITE:
-        return f"residual norm {float(stats.residual_norm):.3g}, inner residual norm {float(stats.inner_optimality):.3g}"
+        return f"residual norm {float(stats.residual_norm):.3g}, inner residual norm {float(stats.inner_optimality):.3g}, limit: finite"
     limit = max(getattr(solver, "rtol", 0.0) * float(stats.rhs_norm), getattr(solver, "atol", 0.0))
     return f"residual norm {float(stats.residual_norm):.3g}, limit {limit:.3g}, after {int(stats.steps)} steps"
 

@@ -1,0 +1,137 @@
+"""Statuses: failures are named, with a number and a remedy, and successes are not called failures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nestgrad import (
+    CG,
+    Dense,
+    IndefiniteCurvature,
+    InnerNotConverged,
+    NeumannDivergence,
+    Neumann,
+    NonFinite,
+    NotConverged,
+    NotSymmetric,
+    SingularJacobian,
+    SolverError,
+    Status,
+)
+from nestgrad_conformance import problems, tolerances
+from nestgrad_conformance.context import Context
+from nestgrad_conformance.draws import Draw
+from nestgrad_conformance.expecting import refused
+from nestgrad_conformance.registry import check
+
+
+@check("Minimize", "Neumann")
+def divergent_series_is_named(ctx: Context, draw: Draw) -> None:
+    """A series whose terms grow raises NeumannDivergence; with throw=False it says DIVERGED."""
+    levels = np.array([0.3, 0.5, 1.0, 3.0]) * draw.number(1.0, 2.0, "scale")
+    case = problems.quadratic(draw, 4, 2, H=draw.symmetric(levels))
+    _fails(ctx, case, Neumann(num_terms=12, step_size=1.0), NeumannDivergence, Status.DIVERGED)
+
+
+@check("Minimize", "Neumann")
+def convergent_series_is_not_called_divergent(ctx: Context, draw: Draw) -> None:
+    """With a spectral radius of at most 0.9 the status is TRUNCATED."""
+    levels = np.concatenate([draw.rng.uniform(0.1, 1.9, 3), [0.1]])
+    case = problems.quadratic(draw, 4, 2, H=draw.symmetric(levels))
+    found = ctx.hypergradient(case, Neumann(num_terms=draw.pick([2, 10], "terms"), step_size=1.0))
+    assert found.status is Status.TRUNCATED, f"status {found.status!r}"
+
+
+@check("Minimize", "CG")
+def indefinite_curvature_is_named(ctx: Context, draw: Draw) -> None:
+    """CG on a Hessian with a negative eigenvalue raises IndefiniteCurvature."""
+    case = problems.quadratic(draw, 4, 2, H=draw.symmetric(np.array([-1.0, 0.5, 1.0, 2.0])))
+    solver = draw.pick([CG(rtol=1e-7, max_steps=20), CG(rtol=0.0, max_steps=20)], "solver")
+    _fails(ctx, case, solver, IndefiniteCurvature, Status.INDEFINITE)
+
+
+@check("WeightUpdate", "CG", "sgd")
+def asymmetric_jacobian_is_named(ctx: Context, draw: Draw) -> None:
+    """CG on an update with one rate a parameter raises NotSymmetric, and gives no number."""
+    case = problems.quadratic(draw, 4, 2, condition=5.0)
+    rates = {"lr": {"w": np.array([0.1, 0.3, 1.0, 2.0]) * np.exp(0.1 * draw.normal(4))}}
+    case = case.with_(hparams={**case.hparams, **rates}, updated=True)
+    found = _fails(ctx, case, CG(rtol=1e-4, max_steps=40), NotSymmetric, Status.NOT_SYMMETRIC)
+    assert np.isnan(ctx.numpy(found.indirect)["shift"]).all(), f"indirect {found.indirect} looks like an answer"
+
+
+@check("Minimize", "Dense")
+def singular_jacobian_is_named(ctx: Context, draw: Draw) -> None:
+    """Dense on a singular Hessian raises SingularJacobian."""
+    case = problems.quadratic(draw, 4, 2, H=draw.symmetric(np.array([0.0, 0.5, 1.0, 2.0])))
+    _fails(ctx, case, Dense(), SingularJacobian, Status.SINGULAR)
+
+
+@check("Minimize", "CG")
+def flat_direction_is_named(ctx: Context, draw: Draw) -> None:
+    """CG whose right-hand side lies in the null space finds curvature zero and raises SingularJacobian."""
+    flat = np.diag([0.0, 0.0, 1.0, 2.0])
+    case = problems.quadratic(draw, 4, 2, H=flat)
+    outer = {**case.outer_batch, "Q": np.diag([1.0, 1.0, 0.0, 0.0])}
+    _fails(ctx, case.with_(outer_batch=outer), CG(rtol=1e-4, max_steps=10), SingularJacobian, Status.SINGULAR)
+
+
+@check("Minimize", "CG")
+def unconverged_solve_is_named(ctx: Context, draw: Draw) -> None:
+    """CG that runs out of steps raises NotConverged."""
+    case = problems.quadratic(draw, 6, 2, condition=100.0)
+    _fails(ctx, case, CG(rtol=1e-4, max_steps=2), NotConverged, Status.MAX_STEPS_REACHED)
+
+
+@check("Minimize", "CG")
+def converged_means_converged(ctx: Context, draw: Draw) -> None:
+    """CONVERGED is said only with a residual within the tolerance, and the answer is as near as that residual says."""
+    case = problems.quadratic(draw, 6, 2, condition=draw.pick([3.0, 30.0, 300.0], "condition"))
+    rtol = draw.pick([1e-2, 1e-4], "rtol")
+    solver = CG(rtol=rtol, max_steps=draw.pick([3, 12], "steps"))
+    found = ctx.hypergradient(case, solver, throw=False)
+    point = ctx.materialize(case)
+    size = float(np.linalg.norm(point.outer_gradient))
+    if found.status is Status.CONVERGED:
+        residual = float(found.stats.residual_norm)
+        assert residual <= rtol * size * 1.001, f"residual {residual:.3g}, limit {rtol * size:.3g}"
+        smallest = float(np.linalg.svd(point.jacobian, compute_uv=False)[-1])
+        reach = float(np.linalg.norm(point.mixed, 2)) / smallest
+        error = float(np.linalg.norm(ctx.numpy(found.total)["shift"] - problems.quadratic_closed_form(case.rounded(ctx.dtype))))
+        rounding = tolerances.rtol(solver, ctx.dtype) * reach * size
+        assert error <= reach * residual + rounding, f"error {error:.3g}, limit {reach * residual + rounding:.3g}"
+    else:
+        assert found.status is Status.MAX_STEPS_REACHED, f"status {found.status!r}"
+
+
+@check("Minimize", "Neumann", "Dense")
+def nonfinite_loss_is_named(ctx: Context, draw: Draw) -> None:
+    """A NaN in a batch raises NonFinite, whichever loss it reaches."""
+    case = problems.tanh_network(draw)
+    level = draw.pick(["inner_batch", "outer_batch"], "level")
+    x, y = getattr(case, level)
+    solver = draw.pick([Neumann(num_terms=2, step_size=0.1), Dense()], "solver")
+    _fails(ctx, case.with_(**{level: (x, np.where(np.arange(y.size) == 1, np.nan, y))}), solver, NonFinite, Status.NONFINITE)
+
+
+@check("Minimize", "Neumann")
+def unconverged_params_are_named(ctx: Context, draw: Draw) -> None:
+    """|F| above inner_tol raises InnerNotConverged, with both numbers; below it nothing is raised."""
+    case = problems.quadratic(draw, 4, 2)
+    solver = Neumann(num_terms=2, step_size=0.5)
+    with refused(InnerNotConverged, "inner_tol"):
+        ctx.hypergradient(case, solver, inner_tol=1e-3)
+    solved = case.with_(params={"w": problems.quadratic_optimum(case)})
+    assert ctx.hypergradient(solved, solver, inner_tol=1e-3).status is Status.TRUNCATED
+
+
+def _fails(ctx: Context, case: problems.Case, solver: Any, kind: type[SolverError], status: Status) -> Any:
+    with refused(kind, type(solver).__name__) as caught:
+        ctx.hypergradient(case, solver)
+    assert caught.error.status is status, f"error says {caught.error.status!r}, expected {status!r}"
+    found = ctx.hypergradient(case, solver, throw=False)
+    assert found.status is status, f"status {found.status!r}, expected {status!r}"
+    return found
+

@@ -1,0 +1,121 @@
+"""What a check works with: a backend in one dtype, the reference, and comparison by hyperparameter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import autograd.numpy as anp
+import numpy as np
+from hypothesis import assume
+
+import nestgrad_reference
+from nestgrad import HyperGradient, Implicit, tree
+from nestgrad_conformance import tolerances
+from nestgrad_conformance.expected import expected_indirect
+from nestgrad_conformance.harness import Harness
+from nestgrad_conformance.problems import Case
+from nestgrad_reference import Materialized
+
+REFERENCE = Harness(
+    backend=nestgrad_reference,
+    xp=anp,
+    from_numpy=np.array,
+    to_numpy=np.asarray,
+    dtypes=("float64",),
+    sgd=nestgrad_reference.optim.sgd,
+    adam=nestgrad_reference.optim.adam,
+)
+
+
+@dataclass(frozen=True)
+class Context:
+    """A backend under test in one dtype."""
+
+    harness: Harness
+    dtype: str
+
+    def arrays(self, values: Any) -> Any:
+        """A NumPy tree as the backend's arrays of this dtype (integers and booleans keep theirs)."""
+
+        def convert(x: Any) -> Any:
+            array = np.asarray(x)
+            return self.harness.from_numpy(array.astype(self.dtype) if array.dtype.kind == "f" else array)
+
+        return tree.map(convert, values)
+
+    def numpy(self, values: Any) -> Any:
+        """The backend's arrays as a float64 NumPy tree."""
+        return tree.map(lambda x: np.asarray(self.harness.to_numpy(x), np.float64), values)
+
+    def hypergradient(
+        self, case: Case, solver: Any, *, throw: bool = True, inner_tol: float | None = None
+    ) -> HyperGradient:
+        """The backend's answer to the case."""
+        return self.harness.backend.hypergradient(
+            case.problem(self.harness),
+            self.arrays(case.params),
+            self.arrays(case.hparams),
+            method=Implicit(solver=solver, inner_tol=inner_tol),
+            inner_batch=self.arrays(case.inner_batch),
+            outer_batch=self.arrays(case.outer_batch),
+            opt_state=case.opt_state(self.harness, self.arrays),
+            throw=throw,
+        )
+
+    def materialize(self, case: Case) -> Materialized:
+        """The reference's dense derivatives at the numbers that the backend sees."""
+        seen = case.rounded(self.dtype)
+        return nestgrad_reference.materialize(
+            seen.problem(REFERENCE),
+            seen.params,
+            seen.hparams,
+            inner_batch=seen.inner_batch,
+            outer_batch=seen.outer_batch,
+            opt_state=seen.opt_state(REFERENCE, lambda values: values),
+        )
+
+    def agree(self, case: Case, solver: Any) -> HyperGradient:
+        """Assert that the backend's three parts equal the solver's dense formula; return the backend's answer.
+
+        The status is left to other checks: a series that diverges must still be the series.
+        """
+        found = self.hypergradient(case, solver, throw=False)
+        point = self.materialize(case)
+        indirect, size = expected_indirect(solver, point)
+        limit = tolerances.rtol(solver, self.dtype)
+        self.close(found.direct, self.like(case, point.direct), limit, what="direct", scale=np.abs(point.direct))
+        self.close(found.indirect, self.like(case, indirect), limit, what="indirect", scale=size)
+        whole = size + np.abs(point.direct)
+        self.close(found.total, self.like(case, point.direct + indirect), limit, what="total", scale=whole)
+        return found
+
+    def assume_conditioned(self, case: Case, limit: float = 300.0) -> None:
+        """Draw again unless the Jacobian's condition number is below the limit, which the tolerances of solves assume."""
+        assume(bool(np.linalg.cond(self.materialize(case).jacobian) < limit))
+
+    def like(self, case: Case, flat: np.ndarray) -> Any:
+        """A flat vector as a tree like the case's hparams."""
+        ends = np.cumsum([np.size(leaf) for leaf in tree.leaves(case.hparams)])
+        parts = [flat[end - np.size(x) : end].reshape(np.shape(x)) for x, end in zip(tree.leaves(case.hparams), ends, strict=True)]
+        return tree.unflatten(case.hparams, parts)
+
+    def close(self, found: Any, expected: Any, limit: float, *, what: str, scale: np.ndarray | None = None) -> None:
+        """Assert |found - expected| ≤ limit · max(|expected|, |scale|) for each leaf; scale is flat, in leaf order."""
+        actual = tree.named_leaves(found)
+        wanted = tree.named_leaves(expected)
+        assert actual.keys() == wanted.keys(), f"{what}: paths {sorted(actual)} instead of {sorted(wanted)}"
+        start = 0
+        for name, right in wanted.items():
+            array = np.asarray(self.harness.to_numpy(actual[name]))
+            right = np.asarray(right, np.float64)
+            assert array.shape == right.shape, f"{what}[{name!r}]: shape {array.shape} instead of {right.shape}"
+            assert str(array.dtype) == self.dtype, f"{what}[{name!r}]: dtype {array.dtype} instead of {self.dtype}"
+            size = 0.0 if scale is None else float(np.linalg.norm(scale[start : start + right.size]))
+            start += right.size
+            error = float(np.linalg.norm(array.astype(np.float64) - right))
+            bound = limit * max(float(np.linalg.norm(right)), size)
+            assert error <= bound, (
+                f"{what}[{name!r}]: error {error:.3g}, limit {bound:.3g} (relative {limit:g}); "
+                f"got {array.tolist()}, expected {right.tolist()}"
+            )

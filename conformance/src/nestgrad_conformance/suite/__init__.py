@@ -1,0 +1,1 @@
+"""The door for `pytest --pyargs nestgrad_conformance`."""

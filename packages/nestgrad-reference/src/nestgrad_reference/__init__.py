@@ -1,0 +1,19 @@
+"""nestgrad in dense float64 NumPy; the core's public names are here too, so one import is enough."""
+
+from typing import Any
+
+import nestgrad as _core
+from nestgrad import *  # noqa: F403
+from nestgrad_reference import optim as optim
+from nestgrad_reference._backend import hypergradient as hypergradient
+from nestgrad_reference._backend import supports as supports
+from nestgrad_reference._derivatives import Materialized as Materialized
+from nestgrad_reference._derivatives import materialize as materialize
+from nestgrad_reference.tuners.one_pass import OnePass as OnePass
+from nestgrad_reference.tuners.one_pass import per_parameter as per_parameter
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_core, name)

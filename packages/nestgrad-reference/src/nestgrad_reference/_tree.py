@@ -1,0 +1,74 @@
+"""Trees of arrays as one float64 vector, and back, in a way that autograd differentiates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import autograd.numpy as anp
+import numpy as np
+
+from nestgrad import DtypeMismatch, InvalidInput, NonDifferentiableHyperparameter, tree
+
+Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+def as_params(params: Any) -> Any:
+    """The params as float64 arrays; InvalidInput for leaves that are not real floating-point."""
+
+    def convert(name: str, leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
+        if not np.issubdtype(array.dtype, np.floating):
+            raise InvalidInput(f"params[{name!r}]: got {array.dtype}, limit: a real floating-point array. Remedy: .astype(float).")
+        return array.astype(np.float64)
+
+    named = tree.named_leaves(params)
+    if not named:
+        raise InvalidInput("params: 0 leaves, limit: at least 1. Remedy: pass arrays.")
+    return tree.unflatten(params, [convert(name, leaf) for name, leaf in named.items()])
+
+
+def as_hparams(hparams: Any) -> Any:
+    """The hparams as float64 arrays; integers and booleans are refused by name."""
+
+    def convert(name: str, leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
+        if not np.issubdtype(array.dtype, np.floating):
+            raise NonDifferentiableHyperparameter(
+                f"hparams[{name!r}]: got {array.dtype}, limit: a real floating-point value. "
+                "Remedy: use a continuous relaxation, or search over it outside."
+            )
+        return array.astype(np.float64)
+
+    named = tree.named_leaves(hparams)
+    if not named:
+        raise InvalidInput("hparams: 0 leaves, limit: at least 1. Remedy: pass the values to differentiate in.")
+    return tree.unflatten(hparams, [convert(name, leaf) for name, leaf in named.items()])
+
+
+def check_matching(params: Any, **others: Any) -> None:
+    """Raise DtypeMismatch unless all floating arrays share the first param's dtype (Python floats match any)."""
+    first_name, first = next(iter(tree.named_leaves(params).items()))
+    wanted = np.asarray(first).dtype
+    for title, other in {"params": params, **others}.items():
+        for name, leaf in tree.named_leaves(other).items():
+            found = getattr(leaf, "dtype", wanted)
+            if not isinstance(leaf, float) and np.issubdtype(found, np.floating) and found != wanted:
+                raise DtypeMismatch(f"{title}[{name!r}] is {found}, limit: {wanted} as params[{first_name!r}]. Remedy: .astype({wanted}).")
+
+
+def flatten(values: Any) -> tuple[Vector, Callable[[Any], Any]]:
+    """The tree's entries as one vector, and the function that shapes a vector (or autograd box) like the tree."""
+    leaves = [np.asarray(leaf) for leaf in tree.leaves(values)]
+    ends = np.cumsum([leaf.size for leaf in leaves])
+
+    def restore(vector: Any) -> Any:
+        parts = [anp.reshape(vector[end - x.size : end], x.shape) for x, end in zip(leaves, ends, strict=True)]
+        return tree.unflatten(values, parts)
+
+    return np.concatenate([leaf.reshape(-1) for leaf in leaves]), restore
+
+
+def concatenate(values: Any) -> Any:
+    """The tree's entries as one vector, differentiably."""
+    return anp.concatenate([anp.reshape(leaf, (-1,)) for leaf in tree.leaves(values)])

@@ -1,0 +1,78 @@
+"""Functional optimizers in NumPy that autograd differentiates: the shape of an optax transformation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import autograd.numpy as anp
+import numpy as np
+
+from nestgrad import tree
+
+
+@dataclass(frozen=True, slots=True)
+class SGD:
+    """v ← momentum · v + g + weight_decay · w;  update = -learning_rate ⊙ v.
+
+    Each setting is a scalar or a tree shaped like params. The state is {"trace": v}, zero at first.
+    """
+
+    learning_rate: Any
+    momentum: Any = 0.0
+    weight_decay: Any = 0.0
+
+    def init(self, params: Any) -> Any:
+        """A zero trace."""
+        return {"trace": tree.map(np.zeros_like, params)}
+
+    def update(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        """(-learning_rate ⊙ v, state with v)."""
+        rate, momentum, decay = (
+            _spread(x, params) for x in (self.learning_rate, self.momentum, self.weight_decay)
+        )
+        trace = tree.map(lambda v, g, w, mu, xi: mu * v + g + xi * w, state["trace"], grads, params, momentum, decay)
+        return tree.map(lambda v, eta: -eta * v, trace, rate), {"trace": trace}
+
+
+def sgd(learning_rate: Any, momentum: Any = 0.0, weight_decay: Any = 0.0) -> SGD:
+    """Functional SGD; see SGD for the formula."""
+    return SGD(learning_rate, momentum, weight_decay)
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """Kingma and Ba 2015, algorithm 1: w ← w - learning_rate · m̂ / (√v̂ + eps)."""
+
+    learning_rate: float
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def init(self, params: Any) -> Any:
+        """Zero moments and a zero count."""
+        return {"m": tree.map(np.zeros_like, params), "v": tree.map(np.zeros_like, params), "count": 0}
+
+    def update(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        """(-learning_rate · m̂ / (√v̂ + eps), new state)."""
+        count = state["count"] + 1
+        m = tree.map(lambda m, g: self.b1 * m + (1 - self.b1) * g, state["m"], grads)
+        v = tree.map(lambda v, g: self.b2 * v + (1 - self.b2) * g**2, state["v"], grads)
+
+        def move(m: Any, v: Any) -> Any:
+            corrected = m / (1 - self.b1**count)
+            return -self.learning_rate * corrected / (np.sqrt(v / (1 - self.b2**count)) + self.eps)
+
+        return tree.map(move, m, v), {"m": m, "v": v, "count": count}
+
+
+def adam(learning_rate: float) -> Adam:
+    """Adam with its usual moments; see Adam for the formula."""
+    return Adam(learning_rate)
+
+
+def _spread(setting: Any, params: Any) -> Any:
+    """The setting as a tree like params."""
+    if anp.ndim(setting) == 0 and not isinstance(setting, (dict, list, tuple)):
+        return tree.map(lambda _: setting, params)
+    return setting
