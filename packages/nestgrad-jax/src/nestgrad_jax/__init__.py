@@ -1,0 +1,17 @@
+"""nestgrad on JAX; the core's public names are here too, so one import is enough."""
+
+from typing import Any
+
+import nestgrad as _core
+from nestgrad import *  # noqa: F403
+from nestgrad_jax import _pytrees as _pytrees
+from nestgrad_jax._backend import hypergradient as hypergradient
+from nestgrad_jax._backend import supports as supports
+from nestgrad_jax.tuners.one_pass import OnePass as OnePass
+from nestgrad_jax.tuners.one_pass import per_parameter as per_parameter
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_core, name)

@@ -1,0 +1,19 @@
+"""The core's result types as pytrees, registered once, so that jit, vmap and scan can return them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import jax
+
+from nestgrad import HyperGradient, OnePassInfo, Stats
+
+_STATIC = {Stats: ("eps",)}
+
+for _kind in (Stats, HyperGradient, OnePassInfo):
+    _static = _STATIC.get(_kind, ())
+    jax.tree_util.register_dataclass(
+        _kind,
+        data_fields=[field.name for field in fields(_kind) if field.name not in _static],
+        meta_fields=list(_static),
+    )

@@ -1,0 +1,50 @@
+"""Dense: p = J⁻ᵀ v by LU of the materialised Jacobian."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import lu_factor, lu_solve
+
+from nestgrad import Dense, InvalidInput, Status
+from nestgrad_jax._solvers._common import SOLVERS, Operator, Solve, first_of
+from nestgrad_jax._tree import norm
+
+_AT_ONCE = 256
+"""Products taken side by side; more would multiply the memory of one by their number."""
+
+
+@SOLVERS.register(Dense)
+def dense(spec: Dense, operator: Operator, rhs: Array, symmetric: bool, scale: Array) -> Solve:
+    """n products for the columns of Jᵀ; the reciprocal condition number is the 1-norm one."""
+    n = rhs.size
+    if n > spec.max_params:
+        raise InvalidInput(
+            f"Dense: {n} weights, limit max_params={spec.max_params}. Remedy: use CG or Neumann, or raise max_params."
+        )
+    basis = jnp.eye(n, dtype=rhs.dtype)
+    rows = jax.vmap(operator)(basis) if n <= _AT_ONCE else jax.lax.map(operator, basis, batch_size=_AT_ONCE)
+    matrix = rows.T
+    factors, pivots = lu_factor(matrix)
+    solved = lu_solve((factors, pivots), jnp.concatenate([rhs[:, None], basis], axis=1))
+    solution, inverse = solved[:, 0], solved[:, 1:]
+    size, inverse_size = _one_norm(matrix), _one_norm(inverse)
+    zero_pivot = (jnp.diagonal(factors) == 0).any()
+    rounding = n * float(jnp.finfo(rhs.dtype).eps)
+    singular = zero_pivot | ~jnp.isfinite(inverse_size) | (size * inverse_size * rounding > 1)
+    return Solve(
+        solution=solution,
+        status=first_of(
+            (~jnp.isfinite(size), Status.NONFINITE), (singular, Status.SINGULAR), otherwise=Status.CONVERGED
+        ),
+        residual_norm=norm(jnp.matmul(matrix, solution, precision=jax.lax.Precision.HIGHEST) - rhs),
+        steps=1,
+        products=n,
+        curvature=jnp.where(zero_pivot, 0.0, 1.0 / inverse_size),
+    )
+
+
+def _one_norm(matrix: Array) -> Array:
+    """Largest absolute column sum."""
+    return jnp.abs(matrix).sum(axis=0).max()

@@ -1,0 +1,55 @@
+"""Neumann: p = a Σ_{j<k} (I - a Jᵀ)ʲ v."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from nestgrad import GROWTH_LIMIT, Neumann, Status
+from nestgrad_jax._solvers._common import SOLVERS, Operator, Solve, first_of
+from nestgrad_jax._tree import norm
+
+_UNROLLED_UP_TO = 64
+"""Products written out one after the other, since a loop can slow each of them (convolutions on a CPU by fifty times)."""
+
+
+@SOLVERS.register(Neumann)
+def neumann(spec: Neumann, operator: Operator, rhs: Array, symmetric: bool, scale: Array) -> Solve:
+    """k terms by k - 1 products."""
+    products = spec.num_terms - 1
+
+    def add_term(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+        term, total = carry
+        term = term - spec.step_size * operator(term)
+        return (term, total + term), norm(term)
+
+    carry, norms = (rhs, rhs), []
+    if products <= _UNROLLED_UP_TO:
+        for _ in range(products):
+            carry, size = add_term(carry, None)
+            norms.append(size)
+        sizes = jnp.stack([norm(rhs), *norms])
+    else:
+        carry, later = lax.scan(add_term, carry, length=products)
+        sizes = jnp.concatenate([norm(rhs)[None], later])
+    ratio = jnp.where(sizes[-2] > 0, sizes[-1] / sizes[-2], jnp.nan) if products else jnp.nan
+    return Solve(
+        solution=spec.step_size * carry[1],
+        status=_status(sizes, symmetric),
+        residual_norm=sizes[-1],
+        steps=spec.num_terms,
+        products=products,
+        contraction=ratio,
+    )
+
+
+def _status(sizes: Array, symmetric: bool) -> Array:
+    """From the norms of all terms, as Neumann's docstring defines it."""
+    last, finite = sizes[-1], jnp.isfinite(sizes[-1])
+    growth = sizes[1:] > GROWTH_LIMIT * sizes[:-1]
+    growing = growth[-1] if sizes.size > 1 else jnp.asarray(False)
+    if not symmetric:
+        growing &= last > GROWTH_LIMIT * jnp.maximum(sizes[0], sizes[(sizes.size - 1) // 2])
+    return first_of(
+        (jnp.where(finite, growing, growth.any()), Status.DIVERGED), (~finite, Status.NONFINITE), otherwise=Status.TRUNCATED
+    )

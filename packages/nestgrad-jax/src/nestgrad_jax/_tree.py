@@ -1,0 +1,112 @@
+"""Params, hparams and batches as pytrees fit to differentiate: their names, dtypes and the checks on them.
+
+What jit itself would hide (a float64 array cut to float32, an object that is no array) is checked before it, by
+`check_arguments`. All else is checked while tracing, where dtypes and shapes are known, and so costs nothing afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from nestgrad import DtypeMismatch, InvalidInput, NonDifferentiableHyperparameter
+
+
+def named_leaves(title: str, tree: Any) -> list[tuple[str, Any]]:
+    """Every leaf under its name as messages show it, such as hparams['block/lr']."""
+    found = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        found.append((f"{title}[{name!r}]" if path else title, leaf))
+    return found
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether any leaf has no value yet, as under a user's own jit, vmap or scan."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def check_arguments(**trees: Any) -> None:
+    """Raise InvalidInput for leaves that are no arrays, DtypeMismatch for float64 that jit would cut to float32."""
+    cut = jax.dtypes.canonicalize_dtype(np.float64) == np.float32
+    for title, tree in trees.items():
+        if all(isinstance(leaf, Array) for leaf in jax.tree.leaves(tree)):
+            continue
+        for name, leaf in named_leaves(title, tree):
+            if cut and isinstance(leaf, np.ndarray) and leaf.dtype == np.float64:
+                raise DtypeMismatch(
+                    f"{name} is float64, limit: float32 while jax_enable_x64 is off. "
+                    "Remedy: jax.config.update('jax_enable_x64', True), or .astype(np.float32)."
+                )
+            if not isinstance(leaf, (Array, np.ndarray, np.generic, float, int, complex)):
+                raise InvalidInput(
+                    f"{name}: got {type(leaf).__name__}, limit: an array or a number. "
+                    "Remedy: leave it out, and let the loss close over it."
+                )
+
+
+def as_params(params: Any) -> Any:
+    """The params with Python floats in the dtype of the others; InvalidInput for leaves that are not real floating."""
+    named = named_leaves("params", params)
+    if not named:
+        raise InvalidInput("params: 0 leaves, limit: at least 1. Remedy: pass a pytree of floating arrays.")
+    for name, leaf in named:
+        if not jnp.issubdtype(jax.typeof(leaf).dtype, jnp.floating):
+            raise InvalidInput(
+                f"{name}: got {jax.typeof(leaf).dtype}, limit: a real floating-point array. "
+                "Remedy: convert it, or let the loss close over constants."
+            )
+    strong = [jax.typeof(leaf).dtype for _, leaf in named if not jax.typeof(leaf).weak_type]
+    return _settled(params, strong[0] if strong else jax.typeof(named[0][1]).dtype)
+
+
+def as_hparams(hparams: Any, dtype: Any) -> Any:
+    """The hparams with Python floats made arrays of the params' dtype; others are refused by name."""
+    named = named_leaves("hparams", hparams)
+    if not named:
+        raise InvalidInput("hparams: 0 leaves, limit: at least 1. Remedy: pass the values to differentiate in.")
+    for name, leaf in named:
+        if not jnp.issubdtype(jax.typeof(leaf).dtype, jnp.floating):
+            raise NonDifferentiableHyperparameter(
+                f"{name}: got {jax.typeof(leaf).dtype}, limit: a real floating-point value. "
+                "Remedy: use a continuous relaxation, or search over it outside."
+            )
+    return _settled(hparams, dtype)
+
+
+def _settled(tree: Any, dtype: Any) -> Any:
+    """Weakly typed leaves (Python floats) in the dtype, the others as they are."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype if jax.typeof(x).weak_type else None), tree)
+
+
+def check_matching(params: Any, **others: Any) -> None:
+    """Raise DtypeMismatch unless all floating arrays share the first param's dtype."""
+    (first_name, first), *_ = named_leaves("params", params)
+    wanted = jax.typeof(first).dtype
+    for title, tree in {"params": params, **others}.items():
+        for name, leaf in named_leaves(title, tree):
+            kind = jax.typeof(leaf)
+            if not kind.weak_type and jnp.issubdtype(kind.dtype, jnp.floating) and kind.dtype != wanted:
+                raise DtypeMismatch(
+                    f"{name} is {kind.dtype}, limit: {wanted} as {first_name}. Remedy: {name}.astype({str(wanted)!r})."
+                )
+
+
+def flat(tree: Any) -> Array:
+    """One vector of all entries."""
+    return ravel_pytree(tree)[0]
+
+
+def norm(vector: Array) -> Array:
+    """|vector|, by a product in full precision."""
+    return jnp.sqrt(dot(vector, vector))
+
+
+def dot(a: Array, b: Array) -> Array:
+    """Inner product of two vectors in their own precision, also where the device would round its factors."""
+    return jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,4 @@
+"""Tuners: objects with init(params) -> state and step(state, inner_batch, outer_batch) -> (state, info)."""
+
+from nestgrad_jax.tuners.one_pass import OnePass as OnePass
+from nestgrad_jax.tuners.one_pass import per_parameter as per_parameter

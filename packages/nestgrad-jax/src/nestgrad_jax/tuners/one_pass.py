@@ -1,0 +1,208 @@
+"""One-pass tuning in JAX."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from nestgrad import (
+    BilevelProblem,
+    HyperGradient,
+    Implicit,
+    InvalidInput,
+    OnePassInfo,
+    OnePassState,
+    Space,
+    Status,
+    UnsupportedOptimizer,
+    WeightUpdate,
+    check_one_pass,
+    error_for,
+    initial_values,
+    map_spaces,
+    require_initial,
+)
+from nestgrad_jax._derivatives import functional_optimizer, linearize, outer_gradients, scalar_loss
+from nestgrad_jax._rules.implicit import idle, implicit
+from nestgrad_jax._space_ops import OPS
+from nestgrad_jax._tree import as_hparams, as_params, check_arguments, check_matching, is_traced
+from nestgrad_jax.tuners._recall import Recall
+
+
+class OnePass:
+    """Tune hparams during one training run; nestgrad._tuners.one_pass defines each step (Clarke et al. 2022).
+
+    problem: its inner problem is a WeightUpdate. hparams: a tree of spaces, each holding the initial natural value.
+    every: training steps per hyper step. method: Implicit, with Neumann, Identity or Dense. outer_optimizer: any optax
+    transformation, as optax.adam(0.05). throw: raise NonFinite when a hypergradient is NaN or infinite; otherwise, and
+    always under a user's own jit, info.hypergradient.status says so. A series that diverges is not an error here: its
+    few terms are what the method defines; the status records it.
+
+    `step` is pure and jitted. It may be the body of a lax.scan, and may be mapped over runs by vmap: with in_axes and
+    out_axes None for state["step"], training steps between hyper steps then stay as cheap as they are.
+    """
+
+    def __init__(
+        self,
+        problem: BilevelProblem,
+        *,
+        hparams: Any,
+        every: int,
+        method: Implicit,
+        outer_optimizer: Any,
+        throw: bool = True,
+    ) -> None:
+        update = check_one_pass(problem, hparams, every, method)
+        if not (hasattr(outer_optimizer, "init") and hasattr(outer_optimizer, "update")):
+            raise UnsupportedOptimizer(
+                f"OnePass.outer_optimizer: got {type(outer_optimizer).__name__}, limit: an optax transformation. "
+                "Remedy: optax.adam(0.05)."
+            )
+        self.problem, self.spaces, self.every, self.method = problem, hparams, every, method
+        self.outer_optimizer, self.throw = outer_optimizer, throw
+        self._update = update
+        self._recall = Recall(self._natural)
+        self._train_jitted = jax.jit(self._train)
+        self._tune_jitted = jax.jit(self._tune)
+
+    def init(self, params: Any) -> OnePassState:
+        """The state before the first step. params: a pytree of floating arrays, copied."""
+        check_arguments(params=params, hparams=initial_values(self.spaces))
+        weights = jax.tree.map(jnp.array, as_params(params))
+        values = as_hparams(initial_values(self.spaces), jax.tree.leaves(weights)[0].dtype)
+        check_matching(weights, hparams=values)
+        if not is_traced(values):
+            require_initial(self.spaces, values, lambda value: (float(value.min()), float(value.max())))
+        leaves = self._in_spaces(Space.unconstrained, values)
+        return {
+            "params": weights,
+            "opt_state": functional_optimizer(self._update, values).init(weights),
+            "hparams": leaves,
+            "outer_opt_state": self.outer_optimizer.init(leaves),
+            "step": jnp.zeros((), jnp.int32),
+            "buffers": {},
+        }
+
+    def step(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
+        """One training step, and a hyper step when `every` divides the count; the state passed in is not changed."""
+        check_arguments(inner_batch=inner_batch, outer_batch=outer_batch)
+        if is_traced(state["step"]):
+            due = (state["step"] + 1) % self.every == 0
+            return lax.cond(due, self._tune, self._only_train, state, inner_batch, outer_batch)
+        count = self._recall.count(state["step"]) + 1
+        if count % self.every == 0:
+            after, info = self._tune_now(state, inner_batch, outer_batch, count)
+        else:
+            after, info = self._train_now(state, inner_batch)
+        self._recall.keep_count(after["step"], count)
+        return after, info
+
+    def values(self, state: OnePassState) -> Any:
+        """The hyperparameters' natural values, a tree shaped like hparams."""
+        return self._recall.values(state["hparams"])
+
+    def _train_now(self, state: OnePassState, inner_batch: Any) -> tuple[OnePassState, OnePassInfo]:
+        """A training step, known on the host to be no more: leaves and outer state stay where they are."""
+        values = self.values(state)
+        params, opt_state, count, loss = self._train_jitted(
+            state["params"], state["opt_state"], values, state["step"], inner_batch
+        )
+        after: OnePassState = {**state, "params": params, "opt_state": opt_state, "step": count}
+        nothing = self._recall.idle(state["hparams"])
+        return after, OnePassInfo(inner_loss=loss, tuned=False, hypergradient=nothing, hparams=values)
+
+    def _tune_now(
+        self, state: OnePassState, inner_batch: Any, outer_batch: Any, count: int
+    ) -> tuple[OnePassState, OnePassInfo]:
+        """A hyper step, known on the host to be due; its status is read back, which waits for the device."""
+        after, info = self._tune_jitted(state, inner_batch, outer_batch)
+        found: HyperGradient = info.hypergradient
+        if is_traced(found.status):
+            return after, info
+        status = Status(int(found.status))
+        if self.throw and status is Status.NONFINITE:
+            raise error_for(status, self.method, found.stats, where=f"training step {count}")
+        self._recall.keep_values(after["hparams"], info.hparams)
+        return after, replace(info, tuned=True, hypergradient=replace(found, status=status))
+
+    def _train(self, params: Any, opt_state: Any, values: Any, step: Array, batch: Any) -> tuple[Any, Any, Array, Array]:
+        """(params, optimizer state, count and inner loss) of one training step."""
+        check_matching(params, hparams=values, inner_batch=batch)
+        loss, grads = jax.value_and_grad(scalar_loss(self._update.loss, "inner loss"))(params, values, batch)
+        updates, opt_state = functional_optimizer(self._update, values).update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, step + 1, loss
+
+    def _only_train(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
+        """A training step in the shape of `_tune`, for the branch of a traced condition."""
+        values = self._natural(state["hparams"])
+        params, opt_state, step, loss = self._train(
+            state["params"], state["opt_state"], values, state["step"], inner_batch
+        )
+        after: OnePassState = {**state, "params": params, "opt_state": opt_state, "step": step}
+        tuned, nothing = jnp.asarray(False), idle(state["hparams"])
+        return after, OnePassInfo(inner_loss=loss, tuned=tuned, hypergradient=nothing, hparams=values)
+
+    def _tune(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
+        """A training step and a hyper step, the training gradient shared between the two."""
+        leaves = state["hparams"]
+        check_matching(state["params"], hparams=leaves, inner_batch=inner_batch, outer_batch=outer_batch)
+        problem = self._in_leaves()
+        point = linearize(problem.inner, state["params"], leaves, inner_batch, state["opt_state"])
+        updates, opt_state = cast("tuple[Any, Any]", point.move)
+        params: Any = optax.apply_updates(state["params"], updates)
+        outer = outer_gradients(problem.outer_loss, params, leaves, outer_batch)
+        found = implicit(self.method, point, outer, leaves)
+        moves, outer_opt_state = self.outer_optimizer.update(found.total, state["outer_opt_state"], leaves)
+        moved = self._in_spaces(_clip, optax.apply_updates(leaves, moves))
+        after: OnePassState = {
+            "params": params,
+            "opt_state": opt_state,
+            "hparams": moved,
+            "outer_opt_state": outer_opt_state,
+            "step": state["step"] + 1,
+            "buffers": state["buffers"],
+        }
+        values = self._natural(moved)
+        return after, OnePassInfo(inner_loss=point.loss, tuned=jnp.asarray(True), hypergradient=found, hparams=values)
+
+    def _in_leaves(self) -> BilevelProblem:
+        """The problem as a function of the leaves: every hyperparameter goes through its space."""
+        update, outer_loss, natural = self._update, self.problem.outer_loss, self._natural
+        return BilevelProblem(
+            inner=WeightUpdate(
+                loss=lambda params, leaves, batch: update.loss(params, natural(leaves), batch),
+                optimizer=lambda leaves: update.optimizer(natural(leaves)),
+            ),
+            outer_loss=lambda params, leaves, batch: outer_loss(params, natural(leaves), batch),
+        )
+
+    def _natural(self, leaves: Any) -> Any:
+        return self._in_spaces(Space.natural, leaves)
+
+    def _in_spaces(self, function: Any, values: Any) -> Any:
+        """function(space, entry, ops) over a tree whose entries may be pytrees of their own."""
+        return map_spaces(
+            lambda space, entry: jax.tree.map(lambda x: function(space, x, OPS), entry), self.spaces, values
+        )
+
+
+def _clip(space: Space, leaf: Array, ops: Any) -> Array:
+    if space.clip is None:
+        return leaf
+    low, high = (space.unconstrained(jnp.asarray(end, leaf.dtype), ops) for end in space.clip)
+    return jnp.clip(leaf, low, high)
+
+
+def per_parameter(space: Space, params: Any) -> Space:
+    """The space with its initial number spread over every entry of params: one hyperparameter a weight."""
+    start = space.initial
+    if not isinstance(start, (int, float)):
+        raise InvalidInput(
+            f"per_parameter: initial value of type {type(start).__name__}, limit: a number. Remedy: pass Log10(1e-3)."
+        )
+    return space.starting_at(jax.tree.map(lambda p: jnp.full_like(p, start), as_params(params)))
