@@ -37,7 +37,9 @@ def _imports(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
     """(local name, dotted name) of what an import statement binds."""
     if isinstance(node, ast.Import):
         for alias in node.names:
-            yield alias.asname or alias.name, alias.name
+            first = alias.name.split(".")[0]
+            yield (alias.asname or alias.name, alias.name)
+            yield (alias.asname or first, alias.name if alias.asname else first)
     elif node.module and not node.level:
         for alias in node.names:
             yield alias.asname or alias.name, f"{node.module}.{alias.name}"
