@@ -84,10 +84,10 @@ class Context:
         point = self.materialize(case)
         indirect, size = expected_indirect(solver, point)
         limit = tolerances.rtol(solver, self.dtype)
-        self.close(found.direct, self.like(case, point.direct), limit, what="direct", scale=np.abs(point.direct))
+        terms = tolerances.direct_scale(point)
+        self.close(found.direct, self.like(case, point.direct), limit, what="direct", scale=terms)
         self.close(found.indirect, self.like(case, indirect), limit, what="indirect", scale=size)
-        whole = size + np.abs(point.direct)
-        self.close(found.total, self.like(case, point.direct + indirect), limit, what="total", scale=whole)
+        self.close(found.total, self.like(case, point.direct + indirect), limit, what="total", scale=size + terms)
         return found
 
     def assume_conditioned(self, case: Case, limit: float = 300.0) -> None:

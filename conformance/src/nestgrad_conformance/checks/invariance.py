@@ -128,7 +128,7 @@ def direct_term_is_the_outer_partial_derivative(ctx: Context, draw: Draw) -> Non
     found = ctx.hypergradient(case, _SERIES, throw=False)
     point = ctx.materialize(case)
     limit = tolerances.rtol(_SERIES, ctx.dtype)
-    ctx.close(found.direct, ctx.like(case, point.direct), limit, what="direct", scale=np.full(3, np.abs(point.direct).max()))
+    ctx.close(found.direct, ctx.like(case, point.direct), limit, what="direct", scale=tolerances.direct_scale(point))
     direct, indirect, total = (ctx.numpy(x)["gain"] for x in (found.direct, found.indirect, found.total))
     error = np.abs(direct + indirect - total).max()
     assert error <= 4 * tolerances.eps(ctx.dtype) * (np.abs(direct) + np.abs(indirect)).max(), f"total off by {error}"

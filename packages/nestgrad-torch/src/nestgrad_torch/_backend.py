@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from nestgrad import BilevelProblem, HyperGradient, Implicit, Minimize, UnsupportedSpec, WeightUpdate, tree
-from nestgrad_torch._derivatives import gradient, linearize, scalar_loss
+from nestgrad_torch._derivatives import gradient_with_graph, linearize, scalar_loss
 from nestgrad_torch._rules.implicit import implicit
 from nestgrad_torch._solvers._common import SOLVERS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, untouched
@@ -41,11 +41,11 @@ def hypergradient(
     with untouched(point):
         leaves: list[Tensor] = [h.detach().requires_grad_() for h in tree.leaves(hparams)]
         values = tree.unflatten(hparams, leaves)
-        weights = point.fresh()
-        loss = scalar_loss(problem.inner.loss, "inner loss", point.view(weights), values, inner_batch)
-        grads = gradient(loss, weights, create_graph=True)
-        linear = linearize(problem.inner, point.view, weights, values, leaves, grads, opt_state)
-        outer = scalar_loss(problem.outer_loss, "outer_loss", point.view(weights), values, outer_batch)
+        weights = point.vector()
+        loss = scalar_loss(problem.inner.loss, "inner loss", point.shape(weights), values, inner_batch)
+        slope = gradient_with_graph(loss, weights)
+        linear = linearize(problem.inner, point.shape, weights, values, leaves, slope, opt_state)
+        outer = scalar_loss(problem.outer_loss, "outer_loss", point.shape(weights), values, outer_batch)
         return implicit(method, linear, outer, weights, hparams, throw=throw)
 
 

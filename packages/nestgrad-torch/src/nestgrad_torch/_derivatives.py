@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,46 +10,35 @@ import torch
 from torch import Tensor
 
 from nestgrad import Loss, Minimize, NonScalarLoss, UnsupportedOptimizer, WeightUpdate, tree
+from nestgrad_torch._tree import flat
 
 
 @dataclass(frozen=True, slots=True)
 class Linearization:
     """F at a point, with the graph that gives Jᵀq and Bᵀp by one backward pass each.
 
-    params and hparams are the graph's leaves; residual is F, one tensor a param; symmetric says that J is a Hessian.
+    params is the graph's leaf, all weights in one vector: a product then crosses the graph's edge once, not once a layer.
+    residual is F as a vector, hparams the other leaves; symmetric says that J is a Hessian.
     """
 
-    params: list[Tensor]
+    params: Tensor
     hparams: list[Tensor]
-    residual: list[Tensor]
+    residual: Tensor
     symmetric: bool
 
     def transpose_product(self, vector: Tensor) -> Tensor:
-        """Jᵀ vector, flat."""
-        return flat(self._pull(vector, self.params, materialize=True))
+        """Jᵀ vector."""
+        (product,) = self._pull(vector, [self.params])
+        return torch.zeros_like(vector) if product is None else product
 
     def hparam_product(self, vector: Tensor) -> list[Tensor | None]:
         """Bᵀ vector, one entry a hyperparameter; None where no path leads from it to F."""
-        return self._pull(vector, self.hparams, materialize=False)
+        return self._pull(vector, self.hparams)
 
-    def _pull(self, vector: Tensor, inputs: list[Tensor], *, materialize: bool) -> list[Any]:
-        pairs = [(f, v) for f, v in zip(self.residual, split(vector, self.params), strict=True) if f.requires_grad]
-        if not pairs:
-            return [torch.zeros_like(x) if materialize else None for x in inputs]
-        outputs, vectors = zip(*pairs, strict=True)
-        return list(
-            torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, allow_unused=True, materialize_grads=materialize)
-        )
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """One vector of all entries."""
-    return torch.cat([t.reshape(-1) for t in tensors])
-
-
-def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Views of the vector, shaped like the tensors."""
-    return [part.view(t.shape) for part, t in zip(vector.split([t.numel() for t in like]), like, strict=True)]
+    def _pull(self, vector: Tensor, inputs: list[Tensor]) -> list[Tensor | None]:
+        if not self.residual.requires_grad:
+            return [None] * len(inputs)
+        return list(torch.autograd.grad(self.residual, inputs, vector, retain_graph=True, allow_unused=True))
 
 
 def scalar_loss(loss: Loss, level: str, *args: Any) -> Tensor:
@@ -65,11 +54,19 @@ def scalar_loss(loss: Loss, level: str, *args: Any) -> Tensor:
     return value
 
 
-def gradient(loss: Tensor, params: list[Tensor], *, create_graph: bool) -> list[Tensor]:
-    """∂loss/∂params; a param that the loss does not use has a zero gradient."""
+def gradient(loss: Tensor, params: list[Tensor]) -> list[Tensor]:
+    """∂loss/∂params without a graph; a param that the loss does not use has a zero gradient."""
     if not loss.requires_grad:
         return [torch.zeros_like(p) for p in params]
-    return list(torch.autograd.grad(loss, params, create_graph=create_graph, allow_unused=True, materialize_grads=True))
+    return list(torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True))
+
+
+def gradient_with_graph(loss: Tensor, params: Tensor) -> Tensor:
+    """∂loss/∂params for params in one vector, itself differentiable."""
+    if not loss.requires_grad:
+        return torch.zeros_like(params)
+    (slope,) = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True, materialize_grads=True)
+    return slope
 
 
 def functional_optimizer(inner: WeightUpdate, hparams: Any) -> Any:
@@ -85,23 +82,27 @@ def functional_optimizer(inner: WeightUpdate, hparams: Any) -> Any:
 
 def linearize(
     inner: Minimize | WeightUpdate,
-    view: Callable[[list[Tensor]], Any],
-    params: list[Tensor],
+    shape: Callable[[Tensor], Any],
+    params: Tensor,
     hparams: Any,
     leaves: list[Tensor],
-    grads: list[Tensor],
+    slope: Tensor,
     opt_state: Any,
 ) -> Linearization:
-    """F for an inner problem whose loss gradient `grads` still holds its graph.
+    """F for an inner problem whose loss gradient `slope` still holds its graph; shape makes a tree of a vector.
 
     Minimize: F = ∇_w L_in. WeightUpdate: F = u, the optimizer state held constant.
     """
     if isinstance(inner, Minimize):
-        return Linearization(params, leaves, grads, symmetric=True)
+        return Linearization(params, leaves, slope, symmetric=True)
     rule = functional_optimizer(inner, hparams)
-    state = rule.init(view([p.detach() for p in params])) if opt_state is None else opt_state
+    weights = shape(params)
+    state = rule.init(shape(params.detach())) if opt_state is None else opt_state
     state = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, state)
-    updates, _ = rule.update(view(grads), state, view(params))
-    named = tree.named_leaves(updates)
-    residual = [-named[name] for name in tree.named_leaves(view(params))]
-    return Linearization(params, leaves, residual, symmetric=False)
+    in_one = rule.flat_state(state) if hasattr(rule, "flat_state") else None
+    if in_one is not None:
+        moves, _ = rule.update(slope, in_one, params)
+    else:
+        updates, _ = rule.update(shape(slope), state, weights)
+        moves = flat(tree.matched(weights, updates)[0])
+    return Linearization(params, leaves, -moves, symmetric=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,16 @@ from torch import Tensor, nn
 from nestgrad import DeviceMismatch, DtypeMismatch, InvalidInput, NonDifferentiableHyperparameter, tree
 
 
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """One vector of all entries."""
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Views of the vector, shaped like the tensors."""
+    return [part.view(t.shape) for part, t in zip(vector.split([t.numel() for t in like]), like, strict=True)]
+
+
 class ModuleParams(dict[str, Tensor]):
     """A module's trainable params by name, callable like the module: what a loss receives for an nn.Module.
 
@@ -19,56 +30,80 @@ class ModuleParams(dict[str, Tensor]):
     buffers are copies, so a forward pass leaves the module as it was. Tied weights stand once, under their first name.
     """
 
-    def __init__(self, module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+    def __init__(self, module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], tied: bool) -> None:
         super().__init__(params)
-        self._module = module
-        self._buffers = buffers
+        self._module, self._buffers, self._tied = module, buffers, tied
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(self._module, {**self, **self._buffers}, args, kwargs)
+        # Looking for ties costs as much as a small layer; whether there are any was found out once.
+        values = {**self, **self._buffers}
+        return torch.func.functional_call(self._module, values, args, kwargs, tie_weights=self._tied)
 
 
 class Params:
-    """The params of one call: their structure, and how a loss is to receive them."""
+    """The params of one call: their structure, their values, and how a loss is to receive them."""
 
-    def __init__(self, params: Any, buffers: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, params: Any) -> None:
         self.module = params if isinstance(params, nn.Module) else None
+        self.tree: Any = params
+        self.buffers: Mapping[str, Tensor] = {}
+        self._tied = False
         if self.module is not None:
-            self.tree: Any = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-            self.buffers = {name: b.detach().clone() for name, b in self.module.named_buffers()} if buffers is None else buffers
-        else:
-            self.tree = params
-            self.buffers = {}
+            self.tree = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+            self.buffers = {name: b.detach().clone() for name, b in self.module.named_buffers()}
+            self._tied = _has_ties(self.module)
         named = tree.named_leaves(self.tree)
         if not named:
             raise InvalidInput("params: 0 trainable leaves, limit: at least 1. Remedy: pass tensors, or set requires_grad.")
         for name, leaf in named.items():
-            if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
-                kind = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
-                raise InvalidInput(
-                    f"params[{name!r}]: got {kind}, limit: a real floating-point tensor. "
-                    "Remedy: convert it, or let the loss close over constants."
-                )
-            if leaf.is_inference():
-                raise InvalidInput(f"params[{name!r}]: an inference-mode tensor. Remedy: create it outside torch.inference_mode().")
+            _require_differentiable(name, leaf)
         self.names = list(named)
         self.leaves: list[Tensor] = list(named.values())
 
-    def holding(self, values: Any) -> Params:
-        """The same structure with other values, a tree like `tree`."""
-        named = tree.named_leaves(values)
-        self.tree, self.leaves = values, [named[name] for name in self.names]
-        return self
+    def holding(self, values: Any, buffers: Mapping[str, Tensor]) -> Params:
+        """The same structure with other values (a tree like `tree`) and buffers."""
+        other = copy.copy(self)
+        other.tree, other.buffers = values, buffers
+        (other.leaves,) = tree.matched(self.tree, values)
+        return other
 
     def fresh(self) -> list[Tensor]:
         """Leaves of a new graph with the same values; storage is shared and never written."""
         return [leaf.detach().requires_grad_() for leaf in self.leaves]
 
+    def vector(self) -> Tensor:
+        """One leaf of a new graph: a copy of all values in one vector."""
+        return flat([leaf.detach() for leaf in self.leaves]).requires_grad_()
+
     def view(self, leaves: Sequence[Tensor], buffers: Mapping[str, Tensor] | None = None) -> Any:
         """The params as a loss receives them, holding these leaves."""
         if self.module is None:
             return tree.unflatten(self.tree, leaves)
-        return ModuleParams(self.module, dict(zip(self.names, leaves, strict=True)), self.buffers if buffers is None else buffers)
+        named = dict(zip(self.names, leaves, strict=True))
+        return ModuleParams(self.module, named, self.buffers if buffers is None else buffers, self._tied)
+
+    def shape(self, vector: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Any:
+        """The params as a loss receives them, as views of a vector."""
+        return self.view(split(vector, self.leaves), buffers)
+
+
+def _has_ties(module: nn.Module) -> bool:
+    every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return len(every) != len({id(tensor) for _, tensor in every})
+
+
+def _require_differentiable(name: str, leaf: Any) -> None:
+    if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+        kind = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
+        raise InvalidInput(
+            f"params[{name!r}]: got {kind}, limit: a real floating-point tensor. "
+            "Remedy: convert it, or let the loss close over constants."
+        )
+    if leaf.is_inference():
+        raise InvalidInput(
+            f"params[{name!r}]: got an inference-mode tensor, limit: one that autograd can use. "
+            "Remedy: create it outside torch.inference_mode()."
+        )
 
 
 def as_hparams(hparams: Any, like: Tensor) -> Any:

@@ -5,69 +5,110 @@ Trees are matched by key, never by position, so two dicts with the same keys in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from nestgrad._errors import InvalidInput
 
-__all__ = ["leaves", "map", "named_leaves", "unflatten"]
+__all__ = ["leaves", "map", "matched", "named_leaves", "unflatten"]
 
-
-def named_leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+def named_leaves(tree: Any) -> dict[str, Any]:
     """Every leaf under its path, keys joined by '/', in the tree's own order; a bare leaf has the path ''."""
     found: dict[str, Any] = {}
-    for key, child in _children(tree):
-        path = f"{prefix}/{key}" if prefix else str(key)
-        inner = named_leaves(child, path) if _is_node(child) else {path: child}
-        if clash := found.keys() & inner.keys():
-            raise InvalidInput(f"tree: two leaves share the path {sorted(clash)[0]!r}. Remedy: rename one of the keys.")
-        found |= inner
-    return found if _is_node(tree) else {prefix: tree}
+    for path, leaf in _walk(tree, ""):
+        if path in found:
+            raise InvalidInput(f"tree: 2 leaves share the path {path!r}, limit 1. Remedy: rename one of the keys.")
+        found[path] = leaf
+    return found
 
 
 def leaves(tree: Any) -> list[Any]:
     """The leaves in the tree's own order."""
-    return list(named_leaves(tree).values())
+    found: list[Any] = []
+    _collect(tree, found)
+    return found
+
+
+def matched(like: Any, *others: Any) -> list[list[Any]]:
+    """The leaves of each other tree, in the order of `like`; InvalidInput unless their paths are the same."""
+    found: list[list[Any]] = [[] for _ in others]
+    for column, other in zip(found, others, strict=True):
+        try:
+            _collect_like(like, other, column)
+        except (KeyError, IndexError, TypeError):
+            raise _mismatch(like, other) from None
+    return found
 
 
 def map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """A tree like `tree` whose leaves are function(leaf, leaf of each other tree at the same path)."""
-    rest = [named_leaves(other) for other in others]
-    first = named_leaves(tree)
-    for other in rest:
-        if first.keys() != other.keys():
-            odd = sorted(first.keys() ^ other.keys())
-            raise InvalidInput(
-                f"tree: {len(odd)} paths are in one tree only, limit 0, the first is {odd[0]!r}. "
-                "Remedy: give both trees the same keys."
-            )
-    return unflatten(tree, [function(leaf, *(other[path] for other in rest)) for path, leaf in first.items()])
+    return unflatten(tree, [function(*row) for row in zip(leaves(tree), *matched(tree, *others), strict=True)])
 
 
 def unflatten(like: Any, flat: Iterable[Any]) -> Any:
-    """A tree with the structure of `like` and the given leaves, in the order of `leaves(like)`."""
+    """A tree with the structure of `like` and the given leaves, in the order of `leaves(like)`; mappings become dicts."""
     return _rebuild(like, iter(flat))
 
 
-def _is_node(tree: Any) -> bool:
-    return tree is None or isinstance(tree, (Mapping, list, tuple))
+@functools.cache
+def _kind(cls: type) -> str:
+    """What a type is to a tree; remembered, since asking an abstract class costs more than the rest of the walk."""
+    if issubclass(cls, Mapping):
+        return "mapping"
+    if issubclass(cls, (list, tuple)):
+        return "sequence"
+    return "none" if cls is type(None) else "leaf"
 
 
-def _children(tree: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(tree, Mapping):
-        return tree.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    return enumerate(tree) if isinstance(tree, (list, tuple)) else ()  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+def _walk(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    kind = _kind(type(tree))
+    if kind == "leaf":
+        yield prefix, tree
+    elif kind != "none":
+        for key in tree if kind == "mapping" else range(len(tree)):
+            yield from _walk(tree[key], f"{prefix}/{key}" if prefix else str(key))
 
 
-def _rebuild(like: Any, flat: Any) -> Any:
-    if not _is_node(like):
+def _collect(tree: Any, found: list[Any]) -> None:
+    kind = _kind(type(tree))
+    if kind == "leaf":
+        found.append(tree)
+    elif kind != "none":
+        for child in tree.values() if kind == "mapping" else tree:
+            _collect(child, found)
+
+
+def _collect_like(like: Any, other: Any, found: list[Any]) -> None:
+    kind = _kind(type(like))
+    if kind != _kind(type(other)):
+        raise TypeError
+    if kind == "leaf":
+        found.append(other)
+    elif kind != "none":
+        if len(like) != len(other):
+            raise KeyError
+        for key in like if kind == "mapping" else range(len(like)):
+            _collect_like(like[key], other[key], found)
+
+
+def _mismatch(like: Any, other: Any) -> InvalidInput:
+    odd = sorted(named_leaves(like).keys() ^ named_leaves(other).keys())
+    first = f", the first is {odd[0]!r}" if odd else ""
+    return InvalidInput(
+        f"tree: {len(odd)} paths are in one of two trees only, limit 0{first}. Remedy: give both trees the same structure."
+    )
+
+
+def _rebuild(like: Any, flat: Iterator[Any]) -> Any:
+    kind = _kind(type(like))
+    if kind == "leaf":
         return next(flat)
-    if like is None:
+    if kind == "none":
         return None
-    children = [(key, _rebuild(child, flat)) for key, child in _children(like)]
-    if isinstance(like, Mapping):
-        return dict(children)
-    values = [child for _, child in children]
+    if kind == "mapping":
+        return {key: _rebuild(like[key], flat) for key in like}
+    values = [_rebuild(child, flat) for child in like]
     if isinstance(like, tuple):
         make: Any = type(like)  # pyright: ignore[reportUnknownVariableType]
         return make(*values) if hasattr(make, "_fields") else tuple(values)

@@ -9,26 +9,25 @@ import torch
 from torch import Tensor
 
 from nestgrad import DisconnectedHyperparameter, HyperGradient, Implicit, Stats, Status, error_for, tree
-from nestgrad_torch._derivatives import Linearization, flat
+from nestgrad_torch._derivatives import Linearization
 from nestgrad_torch._solvers import cg, dense, identity, neumann  # noqa: F401  (fills the table)
 from nestgrad_torch._solvers._common import SOLVERS
+from nestgrad_torch._tree import flat
 
 
 def implicit(
-    spec: Implicit, point: Linearization, outer_loss: Tensor, outer_params: list[Tensor], hparams: Any, *, throw: bool
+    spec: Implicit, point: Linearization, outer_loss: Tensor, outer_params: Tensor, hparams: Any, *, throw: bool
 ) -> HyperGradient:
     """The hypergradient of outer_loss, a tree shaped like hparams whose leaves are point.hparams.
 
-    outer_params are the graph leaves at which the outer loss was taken: those of `point`, or the next weights.
+    outer_params is the graph leaf at which the outer loss was taken: that of `point`, or the next weights.
     """
-    inputs = [*outer_params, *point.hparams]
+    inputs = [outer_params, *point.hparams]
+    pulled: tuple[Tensor | None, ...] = (None,) * len(inputs)
     if outer_loss.requires_grad:
         pulled = torch.autograd.grad(outer_loss, inputs, retain_graph=True, allow_unused=True)
-    else:
-        pulled = (None,) * len(inputs)
-    n = len(outer_params)
-    rhs = flat([torch.zeros_like(p) if g is None else g for p, g in zip(outer_params, pulled[:n], strict=True)])
-    direct = pulled[n:]
+    rhs = torch.zeros_like(outer_params) if pulled[0] is None else pulled[0]
+    direct = pulled[1:]
 
     solve, norm, scale = _scaled_solve(spec, point, rhs)
     indirect = point.hparam_product(solve.solution)
@@ -37,7 +36,7 @@ def implicit(
     indirects = [torch.zeros_like(h) if g is None else -scale * g for h, g in zip(point.hparams, indirect, strict=True)]
     totals = [d + i for d, i in zip(directs, indirects, strict=True)]
 
-    figures = torch.stack([flat(point.residual).norm(), outer_loss.detach(), flat(totals).abs().sum()]).detach()
+    figures = torch.stack([point.residual.norm(), outer_loss.detach(), flat(totals).abs().sum()]).detach()
     optimality, loss_value, size = figures.tolist()
     status = _overall(spec, solve.status, optimality, finite=math.isfinite(loss_value) and math.isfinite(size))
     stats = Stats(

@@ -16,9 +16,9 @@ _CHECK_EVERY_ON_ACCELERATOR = 10
 
 @SOLVERS.register(CG)
 def cg(spec: CG, operator: Operator, rhs: Tensor, symmetric: bool) -> Solve:
-    """One product a step, one for the recomputed residual, two for the symmetry probe where J is no Hessian."""
+    """One product a step, one for the recomputed residual, three for the symmetry probe where J is no Hessian."""
     eps = torch.finfo(rhs.dtype).eps
-    probes, defect = (0, math.nan) if symmetric else (2, _symmetry_defect(operator, rhs))
+    probes, defect = (0, math.nan) if symmetric else (3, _symmetry_defect(operator, rhs))
     if defect > symmetry_limit(eps):
         nan = torch.full_like(rhs, math.nan)
         return Solve(
@@ -84,9 +84,13 @@ def cg(spec: CG, operator: Operator, rhs: Tensor, symmetric: bool) -> Solve:
 
 
 def _symmetry_defect(operator: Operator, rhs: Tensor) -> float:
-    """|a'Jb - b'Ja| / (|a||Jb| + |b||Ja|) for a = rhs and one fixed random b, leaving the global generators alone."""
+    """max |a'Jb - b'Ja| / (|a||Jb| + |b||Ja|) over pairs of rhs and two fixed random vectors; no global generator is used."""
     generator = torch.Generator().manual_seed(0)
-    other = torch.randn(rhs.shape, generator=generator, dtype=rhs.dtype).to(rhs.device)
-    image, other_image = operator(rhs), operator(other)
-    scale = rhs.norm() * other_image.norm() + other.norm() * image.norm()
-    return float((rhs.dot(other_image) - other.dot(image)).abs() / torch.clamp(scale, min=torch.finfo(rhs.dtype).tiny))
+    probes = [rhs, *torch.randn(2, rhs.numel(), generator=generator, dtype=rhs.dtype).to(rhs.device)]
+    images = [operator(probe) for probe in probes]
+    defects = []
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        scale = probes[i].norm() * images[j].norm() + probes[j].norm() * images[i].norm()
+        gap = (probes[i].dot(images[j]) - probes[j].dot(images[i])).abs()
+        defects.append(gap / torch.clamp(scale, min=torch.finfo(rhs.dtype).tiny))
+    return float(torch.stack(defects).max())

@@ -33,7 +33,7 @@ class SGD:
         """(-learning_rate ⊙ v, state with v), differentiable in grads, params and every setting."""
         directions, state = self._directions(grads, state, params)
         rates = _spread(self.learning_rate, params, "learning_rate")
-        updates = [-(rate * v) for rate, v in zip(rates, directions, strict=True)]
+        updates = [-rate * v for rate, v in zip(rates, directions, strict=True)]
         return tree.unflatten(params, updates), state
 
     def step(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
@@ -42,6 +42,14 @@ class SGD:
         rates = _spread(self.learning_rate, params, "learning_rate")
         moved = [_add_scaled(w, v, rate, -1) for w, v, rate in zip(tree.leaves(params), directions, rates, strict=True)]
         return tree.unflatten(params, moved), state
+
+    def flat_state(self, state: Any) -> Any:
+        """The state for all weights in one vector, or None where a setting is not one number for all."""
+        if not all(_is_scalar(setting) for setting in (self.learning_rate, self.momentum, self.weight_decay)):
+            return None
+        if state["trace"] is None:
+            return state
+        return {"trace": torch.cat([v.reshape(-1) for v in tree.leaves(state["trace"])])}
 
     def torch_optimizer(self, named_params: Mapping[str, Tensor], state: Any) -> torch.optim.SGD:
         """torch.optim.SGD over these params with these settings as floats and the trace as its momentum buffers."""
@@ -58,17 +66,16 @@ class SGD:
         return optimizer
 
     def _directions(self, grads: Any, state: Any, params: Any) -> tuple[list[Tensor], Any]:
-        weights, slopes = tree.leaves(params), tree.named_leaves(grads)
-        directions = [slopes[name] for name in tree.named_leaves(params)]
+        (directions,) = tree.matched(params, grads)
         if not _is_zero(self.weight_decay):
             decays = _spread(self.weight_decay, params, "weight_decay")
-            directions = [_add_scaled(g, w, decay, 1) for g, w, decay in zip(directions, weights, decays, strict=True)]
+            rows = zip(directions, tree.leaves(params), decays, strict=True)
+            directions = [_add_scaled(g, w, decay, 1) for g, w, decay in rows]
         if state["trace"] is None:
             return directions, state
         momenta = _spread(self.momentum, params, "momentum")
-        traces = tree.named_leaves(state["trace"])
-        old = [traces[name] for name in tree.named_leaves(params)]
-        directions = [v * mu + d for v, mu, d in zip(old, momenta, directions, strict=True)]
+        (trace,) = tree.matched(params, state["trace"])
+        directions = [v * mu + d for v, mu, d in zip(trace, momenta, directions, strict=True)]
         return directions, {"trace": tree.unflatten(params, directions)}
 
 
@@ -81,17 +88,23 @@ def _is_zero(setting: Any) -> bool:
     return isinstance(setting, (int, float)) and setting == 0
 
 
+def _is_scalar(setting: Any) -> bool:
+    return isinstance(setting, (float, int)) or (isinstance(setting, Tensor) and setting.dim() == 0)
+
+
 def _spread(setting: Any, params: Any, name: str) -> list[Any]:
     """The setting, one entry a param."""
-    if isinstance(setting, (float, int)) or (isinstance(setting, Tensor) and setting.dim() == 0):
+    if _is_scalar(setting):
         return [setting] * len(tree.leaves(params))
-    named, shapes = tree.named_leaves(setting), {n: p.shape for n, p in tree.named_leaves(params).items()}
-    if named.keys() != shapes.keys() or any(s.dim() and s.shape != shapes[n] for n, s in named.items()):
-        raise InvalidInput(
-            f"sgd {name}: {len(named)} tensors for {len(shapes)} params, limit: a scalar, or a tree of 0-d or "
-            "param-shaped tensors with the same keys. Remedy: nestgrad_torch.per_parameter."
-        )
-    return [named[n] for n in shapes]
+    (spread,) = tree.matched(params, setting)
+    for path, value, param in zip(tree.named_leaves(params), spread, tree.leaves(params), strict=True):
+        if not isinstance(value, Tensor) or (value.dim() and value.shape != param.shape):
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InvalidInput(
+                f"sgd {name}[{path!r}]: got {shape}, limit: shape () or {tuple(param.shape)}. "
+                "Remedy: nestgrad_torch.per_parameter."
+            )
+    return spread
 
 
 def _add_scaled(base: Tensor, other: Tensor, scale: Any, sign: int) -> Tensor:

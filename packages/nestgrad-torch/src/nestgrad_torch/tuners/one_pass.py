@@ -28,10 +28,10 @@ from nestgrad import (
     require_initial,
     tree,
 )
-from nestgrad_torch._derivatives import functional_optimizer, gradient, linearize, scalar_loss
+from nestgrad_torch._derivatives import functional_optimizer, gradient, gradient_with_graph, linearize, scalar_loss
 from nestgrad_torch._rules.implicit import implicit
 from nestgrad_torch._space_ops import OPS
-from nestgrad_torch._tree import Params, as_hparams, check_matching
+from nestgrad_torch._tree import Params, as_hparams, check_matching, split
 
 
 class OnePass:
@@ -57,13 +57,16 @@ class OnePass:
         self._update = check_one_pass(problem, hparams, every, method)
         self.problem, self.spaces, self.every, self.method = problem, hparams, every, method
         self.outer_optimizer, self.throw = outer_optimizer, throw
-        self._module: nn.Module | None = None
+        self._structure: Params | None = None
+        self._idle: Any = None
+        self._spaces: list[Space] = []
+        self._outer: tuple[list[Tensor], torch.optim.Optimizer] | None = None
         self._last_values: tuple[Any, Any] = (None, None)
 
     def init(self, params: Any) -> OnePassState:
         """The state before the first step. params: a tree of tensors or an nn.Module, which is copied, never changed."""
         point = Params(params)
-        self._module = point.module
+        self._structure = point
         like = point.leaves[0]
         initial = as_hparams(initial_values(self.spaces), like)
         check_matching(point, hparams=initial)
@@ -94,25 +97,25 @@ class OnePass:
         point = self._point(state)
         if state["step"] < self.every:
             check_matching(point, hparams=state["hparams"], inner_batch=inner_batch, outer_batch=outer_batch)
+        after: OnePassState = {**state, "step": state["step"] + 1, "buffers": {n: b.clone() for n, b in state["buffers"].items()}}
         with torch.enable_grad():
-            leaves = [h.detach().requires_grad_(tuned) for h in tree.leaves(state["hparams"])]
-            start: Any = tree.unflatten(state["hparams"], leaves)
-            natural = self._natural(start) if tuned else self.values(state)
-            weights = point.fresh()
-            buffers = {name: b.clone() for name, b in state["buffers"].items()}
-            loss = scalar_loss(self.problem.inner.loss, "inner loss", point.view(weights, buffers), natural, inner_batch)
-            grads = gradient(loss, weights, create_graph=tuned)
-            moved, opt_state = self._advance(point, grads, state)
-            after: OnePassState = {**state, "params": moved, "opt_state": opt_state, "step": state["step"] + 1, "buffers": buffers}
             if not tuned:
-                return after, OnePassInfo(
-                    inner_loss=loss.detach(), tuned=False, hypergradient=self._idle(state), hparams=natural
-                )
-            linear = linearize(self._update, point.view, weights, natural, leaves, grads, state["opt_state"])
-            arrived = [w.detach().requires_grad_() for w in tree.leaves(moved)]
-            seen = {name: b.clone() for name, b in buffers.items()}
-            outer = scalar_loss(self.problem.outer_loss, "outer_loss", point.view(arrived, seen), natural, outer_batch)
-            found = implicit(self.method, linear, outer, arrived, start, throw=False)
+                values, weights = self.values(state), point.fresh()
+                loss = self._inner_loss(point.view(weights, after["buffers"]), values, inner_batch)
+                self._advance(after, point, gradient(loss, weights), state)
+                info = OnePassInfo(inner_loss=loss.detach(), tuned=False, hypergradient=self._idle, hparams=values)
+                return after, info
+            leaves = [h.detach().requires_grad_() for h in tree.leaves(state["hparams"])]
+            start = tree.unflatten(state["hparams"], leaves)
+            values, weights = self._natural(start), point.vector()
+            loss = self._inner_loss(point.shape(weights, after["buffers"]), values, inner_batch)
+            slope = gradient_with_graph(loss, weights)
+            self._advance(after, point, split(slope.detach(), point.leaves), state)
+            linear = linearize(self._update, point.shape, weights, values, leaves, slope, state["opt_state"])
+            arrived = point.holding(after["params"], {n: b.clone() for n, b in after["buffers"].items()})
+            new_weights = arrived.vector()
+            outer = scalar_loss(self.problem.outer_loss, "outer_loss", arrived.shape(new_weights), values, outer_batch)
+            found = implicit(self.method, linear, outer, new_weights, start, throw=False)
         if self.throw and found.status is Status.NONFINITE:
             raise error_for(found.status, self.method, found.stats, where=f"training step {after['step']}")
         after["hparams"], after["outer_opt_state"] = self._move(state, tree.leaves(found.total))
@@ -129,9 +132,9 @@ class OnePass:
 
     def module(self, state: OnePassState) -> nn.Module:
         """A copy of the module given to `init`, holding the trained params and buffers."""
-        if self._module is None:
+        if self._structure is None or self._structure.module is None:
             raise InvalidInput("OnePass.module: init was given a tree of tensors, limit: an nn.Module. Remedy: read state['params'].")
-        trained = copy.deepcopy(self._module)
+        trained = copy.deepcopy(self._structure.module)
         with torch.no_grad():
             for name, param in trained.named_parameters():
                 if name in state["params"]:
@@ -152,47 +155,62 @@ class OnePass:
         return rule.torch_optimizer(trainable, state["opt_state"])
 
     def _natural(self, leaves: Any) -> Any:
-        return map_spaces(lambda space, leaf: space.natural(leaf, OPS), self.spaces, leaves)
+        if not self._spaces:
+            self._spaces = tree.leaves(map_spaces(lambda space, _: space, self.spaces, leaves))
+        values = [space.natural(leaf, OPS) for space, leaf in zip(self._spaces, tree.leaves(leaves), strict=True)]
+        return tree.unflatten(leaves, values)
 
     def _point(self, state: OnePassState) -> Params:
-        if self._module is None:
-            return Params(state["params"])
-        return Params(self._module, state["buffers"]).holding(state["params"])
+        if self._structure is None:
+            self._structure = Params(state["params"])
+        if self._idle is None:
+            self._idle = _idle(state["hparams"])
+        return self._structure.holding(state["params"], state["buffers"])
+
+    def _inner_loss(self, params: Any, values: Any, batch: Any) -> Tensor:
+        return scalar_loss(self.problem.inner.loss, "inner loss", params, values, batch)
 
     @torch.no_grad()
-    def _advance(self, point: Params, grads: list[Tensor], state: OnePassState) -> tuple[Any, Any]:
-        """The weight step itself; the same arithmetic whether or not a hyper step follows."""
+    def _advance(self, after: OnePassState, point: Params, grads: list[Tensor], state: OnePassState) -> None:
+        """The weight step, written into `after`; the same arithmetic whether or not a hyper step follows."""
         rule = functional_optimizer(self._update, self.values(state))
-        slopes = tree.unflatten(point.tree, [g.detach() for g in grads])
+        slopes = tree.unflatten(point.tree, grads)
         if hasattr(rule, "step"):
-            return rule.step(slopes, state["opt_state"], state["params"])
-        updates, opt_state = rule.update(slopes, state["opt_state"], state["params"])
-        return tree.map(torch.add, state["params"], updates), opt_state
+            after["params"], after["opt_state"] = rule.step(slopes, state["opt_state"], state["params"])
+        else:
+            updates, after["opt_state"] = rule.update(slopes, state["opt_state"], state["params"])
+            after["params"] = tree.map(torch.add, state["params"], updates)
 
     @torch.no_grad()
     def _move(self, state: OnePassState, grads: list[Tensor]) -> tuple[Any, list[dict[str, Any]]]:
-        """One outer optimizer step on copies of the leaves and of its state, then the clip."""
-        leaves = [leaf.clone().requires_grad_() for leaf in tree.leaves(state["hparams"])]
-        optimizer = self.outer_optimizer(leaves)
-        for leaf, grad, kept in zip(leaves, grads, state["outer_opt_state"], strict=True):
+        """One outer optimizer step from the state's leaves and moments, which are copied in and out; then the clip."""
+        if self._outer is None:
+            leaves = [leaf.clone().requires_grad_() for leaf in tree.leaves(state["hparams"])]
+            self._outer = (leaves, self.outer_optimizer(leaves))
+        leaves, optimizer = self._outer
+        optimizer.state.clear()
+        rows = zip(leaves, tree.leaves(state["hparams"]), grads, state["outer_opt_state"], strict=True)
+        for leaf, value, grad, kept in rows:
+            leaf.copy_(value)
             leaf.grad = grad
             if kept:
-                optimizer.state[leaf] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
+                optimizer.state[leaf] = _copied(kept)
         optimizer.step()
-        moved = tree.unflatten(state["hparams"], [leaf.detach() for leaf in leaves])
-        return map_spaces(_clip, self.spaces, moved), [dict(optimizer.state[leaf]) for leaf in leaves]
+        moved = [_clip(space, leaf.detach().clone()) for space, leaf in zip(self._spaces, leaves, strict=True)]
+        return tree.unflatten(state["hparams"], moved), [_copied(optimizer.state[leaf]) for leaf in leaves]
 
-    def _idle(self, state: OnePassState) -> HyperGradient:
-        zeros = tree.map(torch.zeros_like, state["hparams"])
-        like = tree.leaves(zeros)[0]
-        return HyperGradient(
-            total=zeros,
-            direct=zeros,
-            indirect=zeros,
-            outer_loss=torch.full((), math.nan, dtype=like.dtype, device=like.device),
-            status=Status.IDLE,
-            stats=_NO_STATS,
-        )
+
+def _copied(moments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in moments.items()}
+
+
+def _idle(leaves: Any) -> HyperGradient:
+    """What info holds on a step without a hyper step."""
+    zeros = tree.map(torch.zeros_like, leaves)
+    nan = tree.leaves(zeros)[0].new_full((), math.nan)
+    return HyperGradient(
+        total=zeros, direct=zeros, indirect=zeros, outer_loss=nan, status=Status.IDLE, stats=_NO_STATS
+    )
 
 
 def _clip(space: Space, leaf: Tensor) -> Tensor:
