@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,10 @@ class Context:
 
     harness: Harness
     dtype: str
+
+    def supported(self, solvers: Sequence[Any]) -> list[Any]:
+        """Those of the solver specs that the backend has a rule for."""
+        return [solver for solver in solvers if self.harness.backend.supports(type(solver))]
 
     def arrays(self, values: Any) -> Any:
         """A NumPy tree as the backend's arrays of this dtype (integers and booleans keep theirs)."""

@@ -64,6 +64,7 @@ def run_check(
         phases=phases,
         suppress_health_check=list(HealthCheck),
         print_blob=False,
+        report_multiple_bugs=False,
     )
     @given(st.data())
     def on_example(data: Any) -> None:

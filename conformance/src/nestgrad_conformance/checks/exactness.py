@@ -71,7 +71,7 @@ def cg_with_a_tolerance_equals_closed_form(ctx: Context, draw: Draw) -> None:
     )
 
 
-@check("WeightUpdate", "CG", "sgd")
+@check("WeightUpdate", "CG", "Dense", "sgd")
 def cg_accepts_a_symmetric_weight_update(ctx: Context, draw: Draw) -> None:
     """With one learning rate for all, J = lr (H + weight decay) is symmetric and CG is exact on it."""
     case = problems.updated(draw, problems.quadratic(draw, 4, 2, condition=10.0), per_parameter=False)

@@ -79,26 +79,26 @@ def cg_is_exact_on_multiples_of_the_identity(ctx: Context, draw: Draw) -> None:
     _equals_closed_form(ctx, case, ctx.hypergradient(case, solver).total)
 
 
-@check("Minimize", "Neumann", "CG", "Dense", "Identity")
+@check("Minimize", "Neumann")
 def no_outer_slope_means_no_indirect_term(ctx: Context, draw: Draw) -> None:
     """A zero ∂L_out/∂w gives an indirect term of exactly zero with every solver, and no NaN."""
     case = problems.quadratic(draw, 4, 2)
     case = case.with_(outer_batch={**case.outer_batch, "t": case.params["w"]})
-    solver = draw.pick(
-        [Dense(), CG(rtol=1e-6, max_steps=10), CG(rtol=0.0, max_steps=3), Neumann(num_terms=3, step_size=0.5), Identity()], "solver"
-    )
+    cg = [CG(rtol=1e-6, max_steps=10), CG(rtol=0.0, max_steps=3)]
+    solver = draw.pick(ctx.supported([Dense(), *cg, Neumann(num_terms=3, step_size=0.5), Identity()]), "solver")
     found = ctx.hypergradient(case, solver)
     assert not np.any(ctx.numpy(found.indirect)["shift"]), f"indirect: {found.indirect}, limit exactly 0"
     right = case.rounded(ctx.dtype)
     ctx.close(found.total, {"shift": right.outer_batch["rho"] * right.hparams["shift"]}, 1e-6 if ctx.dtype == "float32" else 1e-14, what="total")
 
 
-@check("Minimize", "Neumann", "CG", "Dense")
+@check("Minimize", "Neumann")
 def outer_loss_may_have_any_scale(ctx: Context, draw: Draw) -> None:
     """G(c L_out) = c G(L_out) for c from 1e-20 to 1e20, through every solver."""
     case = problems.quadratic(draw, 4, 2, condition=5.0)
     factor = np.float64(np.asarray(10.0 ** draw.number(-20.0, 20.0, "exponent"), ctx.dtype))
-    solver = draw.pick([Dense(), CG(rtol=1e-5, max_steps=30), Neumann(num_terms=4, step_size=1.0)], "solver")
+    solvers = ctx.supported([Dense(), CG(rtol=1e-5, max_steps=30), Neumann(num_terms=4, step_size=1.0)])
+    solver = draw.pick(solvers, "solver")
     plain = ctx.numpy(ctx.hypergradient(case, solver).total)["shift"]
     outer = {**case.outer_batch, "Q": factor * case.outer_batch["Q"], "rho": factor * case.outer_batch["rho"]}
     scaled = ctx.hypergradient(case.with_(outer_batch=outer), solver)

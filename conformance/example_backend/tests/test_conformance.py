@@ -1,0 +1,11 @@
+"""The suite, run by a backend that lives outside nestgrad's own packages."""
+
+from collections.abc import Callable
+
+from nestgrad_conformance import parametrize_with_checks
+from nestgrad_example.testing import harness
+
+
+@parametrize_with_checks(harness)
+def test_conformance(run: Callable[[], None]) -> None:
+    run()
