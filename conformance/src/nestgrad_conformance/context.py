@@ -102,7 +102,10 @@ class Context:
     def like(self, case: Case, flat: np.ndarray) -> Any:
         """A flat vector as a tree like the case's hparams."""
         ends = np.cumsum([np.size(leaf) for leaf in tree.leaves(case.hparams)])
-        parts = [flat[end - np.size(x) : end].reshape(np.shape(x)) for x, end in zip(tree.leaves(case.hparams), ends, strict=True)]
+        parts = [
+            flat[end - np.size(x) : end].reshape(np.shape(x))
+            for x, end in zip(tree.leaves(case.hparams), ends, strict=True)
+        ]
         return tree.unflatten(case.hparams, parts)
 
     def close(self, found: Any, expected: Any, limit: float, *, what: str, scale: np.ndarray | None = None) -> None:

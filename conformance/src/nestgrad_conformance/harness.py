@@ -62,7 +62,9 @@ def load_harness(name: str, *, device: str | None = None) -> Harness:
         raise InvalidInput(f"harness {path!r}: {error}. Remedy: name it as package.module:attribute.") from error
     if isinstance(found, Harness):
         if device is not None:
-            raise InvalidInput(f"harness {path!r}: fixed to its own device, asked for {device!r}. Remedy: make it a function of device.")
+            raise InvalidInput(
+                f"harness {path!r}: fixed to its own device, asked for {device!r}. Remedy: make it a function of device."
+            )
         return found
     made = found(device) if device is not None else found()
     if not isinstance(made, Harness):

@@ -20,7 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("nestgrad")
     group.addoption("--nestgrad-harness", help="package.module:attribute, or the name of an installed backend")
     group.addoption("--nestgrad-dtype", action="append", help="float64 or float32; all of the harness's when not given")
-    group.addoption("--nestgrad-device", default=None, help="passed to the harness, when that is a function of the device")
+    group.addoption(
+        "--nestgrad-device", default=None, help="passed to the harness, when that is a function of the device"
+    )
     group.addoption("--nestgrad-examples", type=int, default=100, help="problems drawn for each check")
     group.addoption("--nestgrad-random", action="store_true", help="draw other problems on every run")
     group.addoption("--nestgrad-expected-failures", type=Path, help="JSON file: {check name: reason}")
@@ -40,7 +42,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     config = metafunc.config
     path = config.getoption("--nestgrad-harness")
     if not path:
-        metafunc.parametrize("nestgrad_check", [pytest.param(None, marks=pytest.mark.skip(reason="pass --nestgrad-harness"))])
+        metafunc.parametrize(
+            "nestgrad_check", [pytest.param(None, marks=pytest.mark.skip(reason="pass --nestgrad-harness"))]
+        )
         return
     harness = load_harness(path, device=config.getoption("--nestgrad-device"))
     file = config.getoption("--nestgrad-expected-failures")
@@ -116,7 +120,9 @@ class _Reporter:
         path: Path | None = self._config.getoption("--nestgrad-report")
         if path is None or not self._results or hasattr(self._config, "workerinput"):
             return
-        harness = load_harness(self._config.getoption("--nestgrad-harness"), device=self._config.getoption("--nestgrad-device"))
+        harness = load_harness(
+            self._config.getoption("--nestgrad-harness"), device=self._config.getoption("--nestgrad-device")
+        )
         for dtype, results in self._results.items():
             write_report(path.with_name(f"{path.stem}-{dtype}{path.suffix}"), harness, dtype, results)
 

@@ -58,4 +58,6 @@ def require_known(names: object) -> None:
     """Raise UnknownCheck for a name that matches nothing, so that a typo can't hide a failure."""
     for name in names if isinstance(names, (list, tuple, set, frozenset, dict)) else ():
         if name not in CHECKS:
-            raise UnknownCheck(f"check {name!r} does not exist; there are {len(CHECKS)}. Remedy: nestgrad_conformance.CHECKS lists them.")
+            raise UnknownCheck(
+                f"check {name!r} does not exist; there are {len(CHECKS)}. Remedy: nestgrad_conformance.CHECKS lists them."
+            )

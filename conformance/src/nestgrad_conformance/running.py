@@ -50,7 +50,13 @@ def missing(check: Check, harness: Harness, dtype: str) -> str | None:
 
 
 def run_check(
-    check: Check, harness: Harness, dtype: str, *, max_examples: int = 100, derandomize: bool = True, shrink: bool = True
+    check: Check,
+    harness: Harness,
+    dtype: str,
+    *,
+    max_examples: int = 100,
+    derandomize: bool = True,
+    shrink: bool = True,
 ) -> int:
     """Run a check on drawn problems; raises what the check raises. Returns the number of examples."""
     count = max(1, max_examples // 10) if check.slow else max_examples

@@ -71,7 +71,9 @@ def scalar(value: Any, level: str) -> Any:
 def rule_of(inner: Any, hparams: Any) -> Any:
     rule = inner.optimizer(hparams)
     if not hasattr(rule, "update"):
-        raise ng.UnsupportedOptimizer(f"{type(rule).__name__} has no update, limit: a functional rule. Remedy: use one.")
+        raise ng.UnsupportedOptimizer(
+            f"{type(rule).__name__} has no update, limit: a functional rule. Remedy: use one."
+        )
     return rule
 
 
@@ -145,6 +147,7 @@ def check(params: Any, **others: Any) -> None:
 def require_connected(residual: Any, outer_loss: Any, params: Any, hparams: Any, batch: Any) -> None:
     w, leaves = flatten(params)[0], tree.leaves(hparams)
     for place, name in enumerate(tree.named_leaves(hparams)):
+
         def with_leaf(x: Any, place: int = place) -> Any:
             return tree.unflatten(hparams, [*leaves[:place], x, *leaves[place + 1 :]])
 

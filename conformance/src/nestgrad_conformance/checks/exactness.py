@@ -29,7 +29,13 @@ def dense_equals_closed_form_on_ridge(ctx: Context, draw: Draw) -> None:
     right = problems.ridge_closed_form(case.rounded(ctx.dtype))
     found = ctx.hypergradient(case, Dense())
     weight = np.abs(case.params["w"]).sum()
-    ctx.close(found.total, {"decay": right}, tolerances.rtol(Dense(), ctx.dtype), what="total", scale=np.full(right.size, weight))
+    ctx.close(
+        found.total,
+        {"decay": right},
+        tolerances.rtol(Dense(), ctx.dtype),
+        what="total",
+        scale=np.full(right.size, weight),
+    )
 
 
 @check("Minimize", "Dense")
@@ -67,7 +73,11 @@ def cg_with_a_tolerance_equals_closed_form(ctx: Context, draw: Draw) -> None:
     solver = CG(rtol=rtol, max_steps=40)
     found = ctx.hypergradient(case, solver)
     ctx.close(
-        found.total, {"shift": problems.quadratic_closed_form(case.rounded(ctx.dtype))}, 10 * rtol, what="total", scale=10 * _size(case)
+        found.total,
+        {"shift": problems.quadratic_closed_form(case.rounded(ctx.dtype))},
+        10 * rtol,
+        what="total",
+        scale=10 * _size(case),
     )
 
 

@@ -102,7 +102,9 @@ def inner_loss_may_have_any_scale(ctx: Context, draw: Draw) -> None:
 def equal_losses_leave_the_direct_term(ctx: Context, draw: Draw) -> None:
     """With L_out = L_in at its minimum the indirect term vanishes (Danskin)."""
     case = problems.quadratic(draw, 4, 2, condition=5.0)
-    case = case.with_(params={"w": problems.quadratic_optimum(case)}, outer_loss=QuadraticInner, outer_batch=case.inner_batch)
+    case = case.with_(
+        params={"w": problems.quadratic_optimum(case)}, outer_loss=QuadraticInner, outer_batch=case.inner_batch
+    )
     found = ctx.hypergradient(case, Dense())
     right = -case.inner_batch["C"].T @ case.params["w"]
     size = np.abs(case.inner_batch["C"]).T @ np.abs(case.params["w"]) + np.linalg.norm(case.inner_batch["C"])

@@ -138,7 +138,13 @@ def hyper_step_equals_closed_form(ctx: Context, draw: Draw) -> None:
     found["lr"] = found["lr"]["w"] if per_parameter else found["lr"]
     limit = tolerances.rtol(Neumann, ctx.dtype)
     order = list(right)
-    ctx.close({name: found[name] for name in order}, right, limit, what="total", scale=np.concatenate([scale[n] for n in order]))
+    ctx.close(
+        {name: found[name] for name in order},
+        right,
+        limit,
+        what="total",
+        scale=np.concatenate([scale[n] for n in order]),
+    )
     assert bool(info.tuned), "the second of every=2 steps did not tune"
 
 
@@ -238,7 +244,9 @@ def trajectory_equals_the_reference(ctx: Context, draw: Draw) -> None:
         for inner, outer in batches:
             state, _ = tuner.step(state, context.arrays(inner), context.arrays(outer))
         ends.append((context.numpy(state["params"]), context.numpy(state["hparams"])))
-    for found, right in zip(tree.leaves(ends[0]), (tree.named_leaves(ends[1])[n] for n in tree.named_leaves(ends[0])), strict=True):
+    for found, right in zip(
+        tree.leaves(ends[0]), (tree.named_leaves(ends[1])[n] for n in tree.named_leaves(ends[0])), strict=True
+    ):
         error = float(np.linalg.norm(found - right))
         assert error <= 1e-9 * max(1.0, float(np.linalg.norm(right))), f"error {error:.3g}, limit 1e-9 relative"
 
@@ -275,11 +283,18 @@ def reference_and_backend_start_alike(ctx: Context, draw: Draw) -> None:
     tuner = _tuner(ctx, "scalar", 2)
     state = tuner.init(ctx.arrays({"w": draw.normal(3)}))
     right = nestgrad_reference.OnePass(
-        BilevelProblem(WeightUpdate(SquaredError(REFERENCE.xp), SGDFrom(nestgrad_reference.optim.sgd)), SquaredError(REFERENCE.xp)),
+        BilevelProblem(
+            WeightUpdate(SquaredError(REFERENCE.xp), SGDFrom(nestgrad_reference.optim.sgd)), SquaredError(REFERENCE.xp)
+        ),
         hparams=_scalar_rate(ctx),
         every=2,
         method=Implicit(solver=Neumann(num_terms=1, step_size=1.0)),
         outer_optimizer=nestgrad_reference.optim.adam(0.05),
     ).init({"w": draw.normal(3)})
     ctx.close(state["hparams"], right["hparams"], 20 * tolerances.eps(ctx.dtype), what="hparams")
-    ctx.close(tuner.values(state), map_spaces(lambda space, _: space.initial, tuner.spaces, right["hparams"]), 20 * tolerances.eps(ctx.dtype), what="values")
+    ctx.close(
+        tuner.values(state),
+        map_spaces(lambda space, _: space.initial, tuner.spaces, right["hparams"]),
+        20 * tolerances.eps(ctx.dtype),
+        what="values",
+    )

@@ -22,7 +22,12 @@ def arguments_are_left_bit_identical(ctx: Context, draw: Draw) -> None:
     solvers = ctx.supported([Dense(), CG(rtol=0.0, max_steps=3), Neumann(num_terms=3, step_size=0.5)])
     solver = draw.pick(solvers, "solver")
     ctx.harness.backend.hypergradient(
-        case.problem(ctx.harness), given[0], given[1], method=Implicit(solver=solver), inner_batch=given[2], outer_batch=given[3]
+        case.problem(ctx.harness),
+        given[0],
+        given[1],
+        method=Implicit(solver=solver),
+        inner_batch=given[2],
+        outer_batch=given[3],
     )
     assert _bytes(ctx, given) == before, "an argument changed"
 

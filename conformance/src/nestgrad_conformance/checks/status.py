@@ -99,7 +99,9 @@ def converged_means_converged(ctx: Context, draw: Draw) -> None:
         assert residual <= rtol * size * 1.001, f"residual {residual:.3g}, limit {rtol * size:.3g}"
         smallest = float(np.linalg.svd(point.jacobian, compute_uv=False)[-1])
         reach = float(np.linalg.norm(point.mixed, 2)) / smallest
-        error = float(np.linalg.norm(ctx.numpy(found.total)["shift"] - problems.quadratic_closed_form(case.rounded(ctx.dtype))))
+        error = float(
+            np.linalg.norm(ctx.numpy(found.total)["shift"] - problems.quadratic_closed_form(case.rounded(ctx.dtype)))
+        )
         rounding = tolerances.rtol(solver, ctx.dtype) * reach * size
         assert error <= reach * residual + rounding, f"error {error:.3g}, limit {reach * residual + rounding:.3g}"
     else:
@@ -113,7 +115,13 @@ def nonfinite_loss_is_named(ctx: Context, draw: Draw) -> None:
     level = draw.pick(["inner_batch", "outer_batch"], "level")
     x, y = getattr(case, level)
     solver = draw.pick(ctx.supported([Neumann(num_terms=2, step_size=0.1), Dense()]), "solver")
-    _fails(ctx, case.with_(**{level: (x, np.where(np.arange(y.size) == 1, np.nan, y))}), solver, NonFinite, Status.NONFINITE)
+    _fails(
+        ctx,
+        case.with_(**{level: (x, np.where(np.arange(y.size) == 1, np.nan, y))}),
+        solver,
+        NonFinite,
+        Status.NONFINITE,
+    )
 
 
 @check("Minimize", "Neumann")
@@ -134,4 +142,3 @@ def _fails(ctx: Context, case: problems.Case, solver: Any, kind: type[SolverErro
     found = ctx.hypergradient(case, solver, throw=False)
     assert found.status is status, f"status {found.status!r}, expected {status!r}"
     return found
-

@@ -46,7 +46,9 @@ def trees_of_any_shape_keep_their_structure(ctx: Context, draw: Draw) -> None:
     )
     found = ctx.agree(case, _SERIES)
     for part in (found.total, found.direct, found.indirect):
-        assert isinstance(part["z"], list) and isinstance(part["a"], tuple) and part["a"][0] is None, f"structure: {part}"
+        assert isinstance(part["z"], list) and isinstance(part["a"], tuple) and part["a"][0] is None, (
+            f"structure: {part}"
+        )
     assert np.shape(ctx.harness.to_numpy(found.outer_loss)) == (), "outer_loss is not 0-d"
 
 
@@ -102,7 +104,10 @@ def frozen_params_act_as_constants(ctx: Context, draw: Draw) -> None:
     )
     solver = Neumann(num_terms=4, step_size=1.0)
     found, right = (ctx.agree(case, solver).total for case in (whole, reduced))
-    size = float(np.abs(ctx.materialize(reduced).mixed).sum() * np.linalg.norm(ctx.materialize(reduced).outer_gradient)) * 4
+    size = (
+        float(np.abs(ctx.materialize(reduced).mixed).sum() * np.linalg.norm(ctx.materialize(reduced).outer_gradient))
+        * 4
+    )
     pick = {"shift": found["shift"], "lr": found["lr"]["free"]}
     right = {"shift": ctx.numpy(right)["shift"], "lr": ctx.numpy(right)["lr"]["free"]}
     ctx.close(pick, right, tolerances.rtol(solver, ctx.dtype), what="total", scale=np.full(5, size))
@@ -117,7 +122,9 @@ class TiedLoss:
     def __call__(self, params: Any, hparams: Any, batch: Any) -> Any:
         w = params["w"]
         rebuilt = self.xp.tanh(batch @ w) @ w.T
-        return self.xp.sum((rebuilt - batch) ** 2) / batch.shape[0] + 0.5 * self.xp.exp(hparams["decay"]) * self.xp.sum(w**2)
+        return self.xp.sum((rebuilt - batch) ** 2) / batch.shape[0] + 0.5 * self.xp.exp(hparams["decay"]) * self.xp.sum(
+            w**2
+        )
 
 
 @check("Minimize", "Neumann")

@@ -89,7 +89,12 @@ def no_outer_slope_means_no_indirect_term(ctx: Context, draw: Draw) -> None:
     found = ctx.hypergradient(case, solver)
     assert not np.any(ctx.numpy(found.indirect)["shift"]), f"indirect: {found.indirect}, limit exactly 0"
     right = case.rounded(ctx.dtype)
-    ctx.close(found.total, {"shift": right.outer_batch["rho"] * right.hparams["shift"]}, 1e-6 if ctx.dtype == "float32" else 1e-14, what="total")
+    ctx.close(
+        found.total,
+        {"shift": right.outer_batch["rho"] * right.hparams["shift"]},
+        1e-6 if ctx.dtype == "float32" else 1e-14,
+        what="total",
+    )
 
 
 @check("Minimize", "Neumann")
@@ -123,13 +128,23 @@ def series_of_the_update_equals_series_of_the_gradient(ctx: Context, draw: Draw)
     update = ctx.hypergradient(stepped, Neumann(num_terms=4, step_size=1.0))
     gradient = ctx.hypergradient(case, Neumann(num_terms=4, step_size=0.25))
     ctx.close(
-        {"shift": update.total["shift"]}, ctx.numpy(gradient.total), tolerances.rtol(Neumann, ctx.dtype), what="total", scale=_size(case)
+        {"shift": update.total["shift"]},
+        ctx.numpy(gradient.total),
+        tolerances.rtol(Neumann, ctx.dtype),
+        what="total",
+        scale=_size(case),
     )
 
 
 def _equals_closed_form(ctx: Context, case: problems.Case, total: object) -> None:
     limit = tolerances.rtol(Dense(), ctx.dtype)
-    ctx.close(total, {"shift": problems.quadratic_closed_form(case.rounded(ctx.dtype))}, limit, what="total", scale=_size(case))
+    ctx.close(
+        total,
+        {"shift": problems.quadratic_closed_form(case.rounded(ctx.dtype))},
+        limit,
+        what="total",
+        scale=_size(case),
+    )
 
 
 def _size(case: problems.Case) -> np.ndarray:

@@ -27,7 +27,9 @@ def hypergradient(
     Losses are written with autograd.numpy. Arguments, results and errors as in every backend.
     """
     if not isinstance(method, Implicit):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UnsupportedSpec(f"hypergradient: method {method!r}, limit: Implicit. Remedy: pass Implicit(solver=CG(...)).")
+        raise UnsupportedSpec(
+            f"hypergradient: method {method!r}, limit: Implicit. Remedy: pass Implicit(solver=CG(...))."
+        )
     weights, values = as_params(params), as_hparams(hparams)
     check_matching(params, hparams=hparams, inner_batch=inner_batch, outer_batch=outer_batch)
     w, _ = flatten(weights)

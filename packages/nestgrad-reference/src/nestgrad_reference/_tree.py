@@ -19,7 +19,9 @@ def as_params(params: Any) -> Any:
     def convert(name: str, leaf: Any) -> np.ndarray:
         array = np.asarray(leaf)
         if not np.issubdtype(array.dtype, np.floating):
-            raise InvalidInput(f"params[{name!r}]: got {array.dtype}, limit: a real floating-point array. Remedy: .astype(float).")
+            raise InvalidInput(
+                f"params[{name!r}]: got {array.dtype}, limit: a real floating-point array. Remedy: .astype(float)."
+            )
         return array.astype(np.float64)
 
     named = tree.named_leaves(params)
@@ -54,7 +56,9 @@ def check_matching(params: Any, **others: Any) -> None:
         for name, leaf in tree.named_leaves(other).items():
             found = getattr(leaf, "dtype", wanted)
             if not isinstance(leaf, float) and np.issubdtype(found, np.floating) and found != wanted:
-                raise DtypeMismatch(f"{title}[{name!r}] is {found}, limit: {wanted} as params[{first_name!r}]. Remedy: .astype({wanted}).")
+                raise DtypeMismatch(
+                    f"{title}[{name!r}] is {found}, limit: {wanted} as params[{first_name!r}]. Remedy: .astype({wanted})."
+                )
 
 
 def flatten(values: Any) -> tuple[Vector, Callable[[Any], Any]]:

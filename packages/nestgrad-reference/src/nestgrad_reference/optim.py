@@ -28,9 +28,7 @@ class SGD:
 
     def update(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """(-learning_rate ⊙ v, state with v)."""
-        rate, momentum, decay = (
-            _spread(x, params) for x in (self.learning_rate, self.momentum, self.weight_decay)
-        )
+        rate, momentum, decay = (_spread(x, params) for x in (self.learning_rate, self.momentum, self.weight_decay))
         trace = tree.map(lambda v, g, w, mu, xi: mu * v + g + xi * w, state["trace"], grads, params, momentum, decay)
         return tree.map(lambda v, eta: -eta * v, trace, rate), {"trace": trace}
 

@@ -34,7 +34,9 @@ def hypergradient(
     status instead.
     """
     if not isinstance(method, Implicit):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UnsupportedSpec(f"hypergradient: method {method!r}, limit: Implicit. Remedy: pass Implicit(solver=CG(...)).")
+        raise UnsupportedSpec(
+            f"hypergradient: method {method!r}, limit: Implicit. Remedy: pass Implicit(solver=CG(...))."
+        )
     point = Params(params)
     hparams = as_hparams(hparams, point.leaves[0])
     check_matching(point, hparams=hparams, inner_batch=inner_batch, outer_batch=outer_batch)

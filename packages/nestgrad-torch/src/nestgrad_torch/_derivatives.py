@@ -45,7 +45,9 @@ def scalar_loss(loss: Loss, level: str, *args: Any) -> Tensor:
     """loss(*args), refused by name unless it is one real floating-point number."""
     value = loss(*args)
     if not isinstance(value, Tensor):
-        raise NonScalarLoss(f"{level} returned {type(value).__name__}, limit: a 0-d floating-point tensor. Remedy: return the tensor itself.")
+        raise NonScalarLoss(
+            f"{level} returned {type(value).__name__}, limit: a 0-d floating-point tensor. Remedy: return the tensor itself."
+        )
     if value.dim() or not value.is_floating_point():
         raise NonScalarLoss(
             f"{level} returned shape {tuple(value.shape)} of {value.dtype}, limit: shape () of a real floating type. "

@@ -30,7 +30,9 @@ class ModuleParams(dict[str, Tensor]):
     buffers are copies, so a forward pass leaves the module as it was. Tied weights stand once, under their first name.
     """
 
-    def __init__(self, module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], tied: bool) -> None:
+    def __init__(
+        self, module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], tied: bool
+    ) -> None:
         super().__init__(params)
         self._module, self._buffers, self._tied = module, buffers, tied
 
@@ -54,7 +56,9 @@ class Params:
             self._tied = _has_ties(self.module)
         named = tree.named_leaves(self.tree)
         if not named:
-            raise InvalidInput("params: 0 trainable leaves, limit: at least 1. Remedy: pass tensors, or set requires_grad.")
+            raise InvalidInput(
+                "params: 0 trainable leaves, limit: at least 1. Remedy: pass tensors, or set requires_grad."
+            )
         for name, leaf in named.items():
             _require_differentiable(name, leaf)
         self.names = list(named)
@@ -113,7 +117,9 @@ def as_hparams(hparams: Any, like: Tensor) -> Any:
         if isinstance(leaf, float):
             return torch.tensor(leaf, dtype=like.dtype, device=like.device)
         if not isinstance(leaf, Tensor) and not isinstance(leaf, int):
-            raise InvalidInput(f"hparams[{name!r}]: got {type(leaf).__name__}, limit: a tensor or a float. Remedy: torch.as_tensor it.")
+            raise InvalidInput(
+                f"hparams[{name!r}]: got {type(leaf).__name__}, limit: a tensor or a float. Remedy: torch.as_tensor it."
+            )
         if isinstance(leaf, int) or not leaf.is_floating_point():
             kind = type(leaf).__name__ if isinstance(leaf, int) else leaf.dtype
             raise NonDifferentiableHyperparameter(
@@ -138,9 +144,13 @@ def check_matching(params: Params, **others: Any) -> None:
         if not isinstance(leaf, Tensor):
             continue
         if leaf.is_floating_point() and leaf.dtype != first.dtype:
-            raise DtypeMismatch(f"{name} is {leaf.dtype}, limit: {first.dtype} as {first_name}. Remedy: {name}.to({first.dtype}).")
+            raise DtypeMismatch(
+                f"{name} is {leaf.dtype}, limit: {first.dtype} as {first_name}. Remedy: {name}.to({first.dtype})."
+            )
         if leaf.device != first.device:
-            raise DeviceMismatch(f"{name} is on {leaf.device}, limit: {first.device} as {first_name}. Remedy: {name}.to({str(first.device)!r}).")
+            raise DeviceMismatch(
+                f"{name} is on {leaf.device}, limit: {first.device} as {first_name}. Remedy: {name}.to({str(first.device)!r})."
+            )
 
 
 @contextlib.contextmanager

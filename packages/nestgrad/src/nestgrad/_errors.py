@@ -92,7 +92,10 @@ class InnerNotConverged(SolverError):
 _BY_STATUS: dict[Status, tuple[type[SolverError], str]] = {
     Status.MAX_STEPS_REACHED: (NotConverged, "raise max_steps, loosen rtol, or solve with Dense()"),
     Status.STAGNATED: (NotConverged, "loosen rtol or use float64"),
-    Status.DIVERGED: (NeumannDivergence, "make step_size smaller (below 2 / largest eigenvalue of J), or use CG or Dense"),
+    Status.DIVERGED: (
+        NeumannDivergence,
+        "make step_size smaller (below 2 / largest eigenvalue of J), or use CG or Dense",
+    ),
     Status.INDEFINITE: (IndefiniteCurvature, "train params further, add weight decay, or solve with Dense()"),
     Status.NOT_SYMMETRIC: (NotSymmetric, "use Neumann or Dense(), which take any Jacobian"),
     Status.SINGULAR: (SingularJacobian, "add weight decay to the inner loss, or use Neumann with a fixed num_terms"),

@@ -41,7 +41,9 @@ class Space(ABC):
 
     def _check(self, init: Any) -> None:
         if isinstance(init, bool) or init is None or isinstance(init, str):
-            raise InvalidInput(f"{self._title}: got initial value {init!r}, limit: a real number. Remedy: pass a float.")
+            raise InvalidInput(
+                f"{self._title}: got initial value {init!r}, limit: a real number. Remedy: pass a float."
+            )
         if isinstance(init, (int, float)):
             self.require(float(init))
         if self.clip is not None:
@@ -49,7 +51,9 @@ class Space(ABC):
             self.require(low)
             self.require(high)
             if not low < high:
-                raise InvalidInput(f"{self._title}.clip: got {self.clip!r}, limit: low < high. Remedy: swap the two ends.")
+                raise InvalidInput(
+                    f"{self._title}.clip: got {self.clip!r}, limit: low < high. Remedy: swap the two ends."
+                )
 
     @property
     def _title(self) -> str:

@@ -13,6 +13,7 @@ from nestgrad._errors import InvalidInput
 
 __all__ = ["leaves", "map", "matched", "named_leaves", "unflatten"]
 
+
 def named_leaves(tree: Any) -> dict[str, Any]:
     """Every leaf under its path, keys joined by '/', in the tree's own order; a bare leaf has the path ''."""
     found: dict[str, Any] = {}

@@ -14,7 +14,9 @@ def dense(spec: Dense, matrix: np.ndarray, rhs: Vector, symmetric: bool) -> Solv
     """LU; singular by the 1-norm reciprocal condition number."""
     n = rhs.size
     if n > spec.max_params:
-        raise InvalidInput(f"Dense: {n} weights, limit max_params={spec.max_params}. Remedy: use CG or Neumann, or raise max_params.")
+        raise InvalidInput(
+            f"Dense: {n} weights, limit max_params={spec.max_params}. Remedy: use CG or Neumann, or raise max_params."
+        )
     nothing = np.full(n, np.nan)
     if not np.isfinite(matrix).all():
         return Solve(solution=nothing, status=Status.NONFINITE, residual_norm=np.nan, steps=1)

@@ -133,5 +133,7 @@ def _clip(space: Space, leaf: Any) -> Any:
 def per_parameter(space: Space, params: Any) -> Space:
     """The space with its initial number spread over every entry of params: one hyperparameter a weight."""
     if not isinstance(space.initial, (int, float)):
-        raise InvalidInput(f"per_parameter: initial value of type {type(space.initial).__name__}, limit: a number. Remedy: pass Log10(1e-3).")
+        raise InvalidInput(
+            f"per_parameter: initial value of type {type(space.initial).__name__}, limit: a number. Remedy: pass Log10(1e-3)."
+        )
     return space.starting_at(tree.map(lambda p: np.full_like(p, space.initial), as_params(params)))

@@ -22,7 +22,12 @@ def cg(spec: CG, operator: Operator, rhs: Tensor, symmetric: bool) -> Solve:
     if defect > symmetry_limit(eps):
         nan = torch.full_like(rhs, math.nan)
         return Solve(
-            solution=nan, status=Status.NOT_SYMMETRIC, residual_norm=math.nan, steps=0, products=probes, asymmetry=defect
+            solution=nan,
+            status=Status.NOT_SYMMETRIC,
+            residual_norm=math.nan,
+            steps=0,
+            products=probes,
+            asymmetry=defect,
         )
     norm = rhs.norm()
     limit = torch.clamp(spec.rtol * norm, min=spec.atol)
@@ -58,7 +63,17 @@ def cg(spec: CG, operator: Operator, rhs: Tensor, symmetric: bool) -> Solve:
         active = active & (squared > target)
 
     residual_norm = (rhs - operator(solution)).norm()
-    figures = torch.stack([residual_norm, limit, smallest, steps.to(rhs.dtype), negative.to(rhs.dtype), flat_curve.to(rhs.dtype), active.to(rhs.dtype)])
+    figures = torch.stack(
+        [
+            residual_norm,
+            limit,
+            smallest,
+            steps.to(rhs.dtype),
+            negative.to(rhs.dtype),
+            flat_curve.to(rhs.dtype),
+            active.to(rhs.dtype),
+        ]
+    )
     norm_now, allowed, curve, count, is_negative, is_flat, still_active = figures.tolist()
     if not math.isfinite(norm_now):
         status = Status.NONFINITE

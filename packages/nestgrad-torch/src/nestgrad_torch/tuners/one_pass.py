@@ -97,7 +97,11 @@ class OnePass:
         point = self._point(state)
         if state["step"] < self.every:
             check_matching(point, hparams=state["hparams"], inner_batch=inner_batch, outer_batch=outer_batch)
-        after: OnePassState = {**state, "step": state["step"] + 1, "buffers": {n: b.clone() for n, b in state["buffers"].items()}}
+        after: OnePassState = {
+            **state,
+            "step": state["step"] + 1,
+            "buffers": {n: b.clone() for n, b in state["buffers"].items()},
+        }
         with torch.enable_grad():
             if not tuned:
                 values, weights = self.values(state), point.fresh()
@@ -133,7 +137,9 @@ class OnePass:
     def module(self, state: OnePassState) -> nn.Module:
         """A copy of the module given to `init`, holding the trained params and buffers."""
         if self._structure is None or self._structure.module is None:
-            raise InvalidInput("OnePass.module: init was given a tree of tensors, limit: an nn.Module. Remedy: read state['params'].")
+            raise InvalidInput(
+                "OnePass.module: init was given a tree of tensors, limit: an nn.Module. Remedy: read state['params']."
+            )
         trained = copy.deepcopy(self._structure.module)
         with torch.no_grad():
             for name, param in trained.named_parameters():
@@ -208,9 +214,7 @@ def _idle(leaves: Any) -> HyperGradient:
     """What info holds on a step without a hyper step."""
     zeros = tree.map(torch.zeros_like, leaves)
     nan = tree.leaves(zeros)[0].new_full((), math.nan)
-    return HyperGradient(
-        total=zeros, direct=zeros, indirect=zeros, outer_loss=nan, status=Status.IDLE, stats=_NO_STATS
-    )
+    return HyperGradient(total=zeros, direct=zeros, indirect=zeros, outer_loss=nan, status=Status.IDLE, stats=_NO_STATS)
 
 
 def _clip(space: Space, leaf: Tensor) -> Tensor:
@@ -239,6 +243,10 @@ def per_parameter(space: Space, params: Any) -> Space:
     params: a tree of tensors or an nn.Module.
     """
     if not isinstance(space.initial, (int, float)):
-        raise InvalidInput(f"per_parameter: initial value of type {type(space.initial).__name__}, limit: a number. Remedy: pass Log10(1e-3).")
+        raise InvalidInput(
+            f"per_parameter: initial value of type {type(space.initial).__name__}, limit: a number. Remedy: pass Log10(1e-3)."
+        )
     point = Params(params)
-    return space.starting_at(tree.unflatten(point.tree, [torch.full_like(p, float(space.initial)) for p in point.leaves]))
+    return space.starting_at(
+        tree.unflatten(point.tree, [torch.full_like(p, float(space.initial)) for p in point.leaves])
+    )

@@ -66,7 +66,9 @@ def check_one_pass(problem: BilevelProblem, hparams: Any, every: int, method: Im
             "Remedy: pass WeightUpdate(loss, optimizer); Minimize has no weight update to differentiate."
         )
     if not isinstance(method, Implicit):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UnsupportedSpec(f"OnePass.method: got {method!r}, limit: Implicit. Remedy: pass Implicit(solver=Neumann(...)).")
+        raise UnsupportedSpec(
+            f"OnePass.method: got {method!r}, limit: Implicit. Remedy: pass Implicit(solver=Neumann(...))."
+        )
     if isinstance(method.solver, CG):
         raise UnsupportedSpec(
             "OnePass.method: CG needs a symmetric J, and a weight update's is not symmetric in general. "
@@ -75,7 +77,9 @@ def check_one_pass(problem: BilevelProblem, hparams: Any, every: int, method: Im
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInput(f"OnePass.every: got {every!r}, limit: an int of at least 1. Remedy: pass every=10.")
     if not isinstance(hparams, (Mapping, list, tuple, Space)):
-        raise InvalidInput(f"OnePass.hparams: got {type(hparams).__name__}, limit: a tree of spaces. Remedy: {{'lr': Log10(1e-3)}}.")
+        raise InvalidInput(
+            f"OnePass.hparams: got {type(hparams).__name__}, limit: a tree of spaces. Remedy: {{'lr': Log10(1e-3)}}."
+        )
     spaces = tree.named_leaves(hparams)
     if not spaces:
         raise InvalidInput("OnePass.hparams: 0 hyperparameters, limit: at least 1. Remedy: pass {'lr': Log10(1e-3)}.")
