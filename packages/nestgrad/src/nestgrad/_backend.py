@@ -29,7 +29,7 @@ class Rules(Generic[P, R]):
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
-        self._rules: dict[type, Callable[..., R]] = {}
+        self._rules: dict[Any, Callable[..., R]] = {}
 
     def register(
         self, spec_type: type[S]
@@ -44,7 +44,7 @@ class Rules(Generic[P, R]):
 
     def __call__(self, spec: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the rule of the spec's exact type; raises UnsupportedSpec listing the rules there are."""
-        rule = self._rules.get(type(spec))
+        rule = self._rules.get(spec.__class__)
         if rule is None:
             there = ", ".join(sorted(kind.__name__ for kind in self._rules))
             raise UnsupportedSpec(
@@ -98,7 +98,7 @@ SPECS: dict[str, type] = {
 NOT_BUILT: dict[str, str] = {
     "FixedPoint": "WeightUpdate with an optimizer whose update is w - map(w, hparams)",
     "Root": "Minimize, when the residual is a gradient",
-    "Unrolled": "Implicit(solver=Neumann(num_terms=k, step_size=1.0)) on a WeightUpdate; for one step Implicit(solver=Identity())",
+    "Unrolled": "Implicit(solver=Neumann(num_terms=k, step_size=1.0)) on a WeightUpdate, or Identity() for one step",
     "MINRES": "Dense()",
     "NormalCG": "Dense(), or Neumann for large problems",
     "LSMR": "Dense(), or Neumann for large problems",
@@ -120,7 +120,8 @@ def get_backend(name: str) -> Backend:
     if name not in installed:
         there = ", ".join(installed) or "none"
         raise UnknownBackend(
-            f"backend {name!r} is not installed, limit: {there}. Remedy: pip install 'nestgrad[{name}]', or use one of these."
+            f"backend {name!r} is not installed, limit: {there}. "
+            f"Remedy: pip install 'nestgrad[{name}]', or use one of these."
         )
     return cast("Backend", importlib.import_module(installed[name].value))
 

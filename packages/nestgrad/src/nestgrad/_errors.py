@@ -112,28 +112,34 @@ def error_for(status: Status, spec: Any, stats: Stats, *, where: str = "") -> So
 
 
 def _figures(status: Status, spec: Any, stats: Stats) -> str:
-    solver = getattr(spec, "solver", spec)
+    """The measured number beside its limit."""
+    curvature, steps = float(stats.curvature), int(stats.steps)
     if status is Status.DIVERGED:
-        return f"last ratio of terms {float(stats.contraction):.3g}, limit 1, after {int(stats.steps)} terms"
+        return f"last ratio of terms {float(stats.contraction):.3g}, limit 1, after {steps} terms"
     if status is Status.INDEFINITE:
-        return f"smallest curvature p'Jp / p'p = {float(stats.curvature):.3g}, limit 0, at step {int(stats.steps)}"
+        return f"smallest curvature p'Jp / p'p = {curvature:.3g}, limit 0, at step {steps}"
     if status is Status.SINGULAR:
-        return f"smallest curvature or singular value {float(stats.curvature):.3g}, limit: above rounding, at step {int(stats.steps)}"
+        return f"smallest curvature or singular value {curvature:.3g}, limit: above rounding, at step {steps}"
     if status is Status.NOT_SYMMETRIC:
         return f"symmetry defect {float(stats.asymmetry):.3g}, limit {symmetry_limit(stats.eps):.1g}"
     if status is Status.INNER_NOT_CONVERGED:
-        return f"inner residual norm {float(stats.inner_optimality):.3g}, limit inner_tol={getattr(spec, 'inner_tol', None):g}"
+        return f"inner residual norm {float(stats.inner_optimality):.3g}, limit inner_tol={spec.inner_tol:g}"
+    residual = float(stats.residual_norm)
     if status is Status.NONFINITE:
-        return f"residual norm {float(stats.residual_norm):.3g}, inner residual norm {float(stats.inner_optimality):.3g}, limit: finite"
-    limit = max(getattr(solver, "rtol", 0.0) * float(stats.rhs_norm), getattr(solver, "atol", 0.0))
-    return f"residual norm {float(stats.residual_norm):.3g}, limit {limit:.3g}, after {int(stats.steps)} steps"
+        inner = float(stats.inner_optimality)
+        return f"residual norm {residual:.3g}, inner residual norm {inner:.3g}, limit: finite"
+    limit = max(spec.solver.rtol * float(stats.rhs_norm), spec.solver.atol)
+    return f"residual norm {residual:.3g}, limit {limit:.3g}, after {steps} steps"
+
+
+_DOUBLE = 1e-10  # machine epsilons below this are double precision's
 
 
 def symmetry_limit(eps: float) -> float:
     """Largest symmetry defect |a'Jb - b'Ja| / (|a||Jb| + |b||Ja|) taken for rounding, from the machine epsilon.
 
     1e-6 in float64 and 1e-4 in float32: far above rounding (about 1e-15 and 1e-7), far below one learning rate per
-    parameter (about 1e-1). Solvers take the largest defect over the three pairs of three probe vectors, since that of one
-    pair is small by chance about once in 1/limit times.
+    parameter (about 1e-1). Solvers take the largest defect over the three pairs of three probe vectors, since that of
+    one pair is small by chance about once in 1/limit times.
     """
-    return 1e-6 if eps < 1e-10 else 1e-4
+    return 1e-6 if eps < _DOUBLE else 1e-4

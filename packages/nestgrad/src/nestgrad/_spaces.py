@@ -221,7 +221,8 @@ class Bounded(Space):
     init: Any = None
 
     def __post_init__(self) -> None:
-        finite = all(isinstance(end, (int, float)) and math.isfinite(end) for end in (self.low, self.high))
+        ends: tuple[Any, Any] = (self.low, self.high)
+        finite = all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends)
         if not finite or not self.low < self.high:
             raise InvalidInput(
                 f"Bounded: got ({self.low!r}, {self.high!r}), limit: two finite numbers, low < high. "

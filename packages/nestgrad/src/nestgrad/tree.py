@@ -48,12 +48,12 @@ def map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 
 def unflatten(like: Any, flat: Iterable[Any]) -> Any:
-    """A tree with the structure of `like` and the given leaves, in the order of `leaves(like)`; mappings become dicts."""
+    """A tree structured like `like` with the given leaves, in the order of `leaves(like)`; mappings become dicts."""
     return _rebuild(like, iter(flat))
 
 
 @functools.cache
-def _kind(cls: type) -> str:
+def _kind(cls: type[Any]) -> str:
     """What a type is to a tree; remembered, since asking an abstract class costs more than the rest of the walk."""
     if issubclass(cls, Mapping):
         return "mapping"
@@ -63,7 +63,7 @@ def _kind(cls: type) -> str:
 
 
 def _walk(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    kind = _kind(type(tree))
+    kind = _kind(tree.__class__)
     if kind == "leaf":
         yield prefix, tree
     elif kind != "none":
@@ -72,7 +72,7 @@ def _walk(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _collect(tree: Any, found: list[Any]) -> None:
-    kind = _kind(type(tree))
+    kind = _kind(tree.__class__)
     if kind == "leaf":
         found.append(tree)
     elif kind != "none":
@@ -81,8 +81,8 @@ def _collect(tree: Any, found: list[Any]) -> None:
 
 
 def _collect_like(like: Any, other: Any, found: list[Any]) -> None:
-    kind = _kind(type(like))
-    if kind != _kind(type(other)):
+    kind = _kind(like.__class__)
+    if kind != _kind(other.__class__):
         raise TypeError
     if kind == "leaf":
         found.append(other)
@@ -97,12 +97,13 @@ def _mismatch(like: Any, other: Any) -> InvalidInput:
     odd = sorted(named_leaves(like).keys() ^ named_leaves(other).keys())
     first = f", the first is {odd[0]!r}" if odd else ""
     return InvalidInput(
-        f"tree: {len(odd)} paths are in one of two trees only, limit 0{first}. Remedy: give both trees the same structure."
+        f"tree: {len(odd)} paths are in one of two trees only, limit 0{first}. "
+        "Remedy: give both trees the same structure."
     )
 
 
 def _rebuild(like: Any, flat: Iterator[Any]) -> Any:
-    kind = _kind(type(like))
+    kind = _kind(like.__class__)
     if kind == "leaf":
         return next(flat)
     if kind == "none":
@@ -111,6 +112,6 @@ def _rebuild(like: Any, flat: Iterator[Any]) -> Any:
         return {key: _rebuild(like[key], flat) for key in like}
     values = [_rebuild(child, flat) for child in like]
     if isinstance(like, tuple):
-        make: Any = type(like)  # pyright: ignore[reportUnknownVariableType]
+        make: Any = like.__class__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         return make(*values) if hasattr(make, "_fields") else tuple(values)
     return values

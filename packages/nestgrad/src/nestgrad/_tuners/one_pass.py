@@ -59,7 +59,7 @@ class OnePassInfo:
 
 
 def check_one_pass(problem: BilevelProblem, hparams: Any, every: int, method: Implicit) -> WeightUpdate:
-    """The problem's weight update, after checking that the tuner can be built; raises InvalidInput or UnsupportedSpec."""
+    """The problem's weight update, once it is checked that a tuner can be built; else InvalidInput, UnsupportedSpec."""
     if not isinstance(problem.inner, WeightUpdate):
         raise UnsupportedSpec(
             f"OnePass: inner problem {type(problem.inner).__name__}, limit: WeightUpdate. "
