@@ -1,0 +1,1 @@
+"""Benchmarks of nestgrad for asv, through public names only."""
