@@ -51,7 +51,7 @@ def power_of_two(size: Array) -> Array:
     kind = jnp.dtype(f"uint{jnp.finfo(size.dtype).bits}")
     exponent_bits = lax.bitcast_convert_type(jnp.asarray(jnp.inf, size.dtype), kind)
     power = lax.bitcast_convert_type(lax.bitcast_convert_type(size, kind) & exponent_bits, size.dtype)
-    return jnp.where((power > 0) & jnp.isfinite(size), power, 1.0)
+    return jnp.where((power > 0) & jnp.isfinite(size), power, jnp.ones_like(size))
 
 
 def _stats(solve: Solve, *, rhs_norm: Array, optimality: Array, scale: Array) -> Stats:

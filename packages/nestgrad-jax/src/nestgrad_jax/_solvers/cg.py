@@ -32,10 +32,10 @@ class _State(NamedTuple):
 
 @SOLVERS.register(CG)
 def cg(spec: CG, operator: Operator, rhs: Array, symmetric: bool, scale: Array) -> Solve:
-    """One product a step, one for the recomputed residual, two for the symmetry probe where J is no Hessian."""
+    """One product a step, one for the recomputed residual, three for the symmetry probe where J is no Hessian."""
     eps = float(jnp.finfo(rhs.dtype).eps)
-    probes, defect = (0, jnp.full((), math.nan, rhs.dtype)) if symmetric else (2, _symmetry_defect(operator, rhs))
-    skewed = defect > symmetry_limit(eps)
+    probes, defect = (0, jnp.full((), math.nan, rhs.dtype)) if symmetric else (3, _symmetry_defect(operator, rhs))
+    skewed, nan = defect > symmetry_limit(eps), jnp.full_like(rhs, math.nan)
     size = norm(rhs)
     limit = jnp.maximum(spec.rtol * size, spec.atol / scale)
     target = jnp.maximum(limit, eps * size) ** 2
@@ -52,12 +52,12 @@ def cg(spec: CG, operator: Operator, rhs: Array, symmetric: bool, scale: Array) 
         otherwise=Status.TRUNCATED if spec.truncated else Status.STAGNATED,
     )
     return Solve(
-        solution=jnp.where(skewed, math.nan, end.solution),
+        solution=jnp.where(skewed, nan, end.solution),
         status=status,
-        residual_norm=jnp.where(skewed, math.nan, left),
+        residual_norm=jnp.where(skewed, nan[0], left),
         steps=end.steps,
-        products=end.products + jnp.where(skewed, probes, probes + 1).astype(jnp.int32),
-        curvature=jnp.where(skewed, math.nan, end.smallest),
+        products=end.products + (probes + (~skewed).astype(jnp.int32)),
+        curvature=jnp.where(skewed, nan[0], end.smallest),
         asymmetry=defect,
     )
 
@@ -65,6 +65,7 @@ def cg(spec: CG, operator: Operator, rhs: Array, symmetric: bool, scale: Array) 
 def _iterate(spec: CG, operator: Operator, rhs: Array, target: Array, *, start: Array) -> _State:
     """At most max_steps steps; squared residuals at or below target end them."""
     noise = max(10.0, math.sqrt(rhs.size)) * float(jnp.finfo(rhs.dtype).eps)
+    no, none, zero = jnp.asarray(False), jnp.zeros((), jnp.int32), jnp.zeros((), rhs.dtype)
 
     def step(s: _State) -> _State:
         image = operator(s.direction)
@@ -74,8 +75,8 @@ def _iterate(spec: CG, operator: Operator, rhs: Array, target: Array, *, start: 
         negative = curvature < -noise * largest
         flat = jnp.abs(curvature) <= noise * largest
         goes = ~negative & ~flat
-        length = jnp.where(goes, s.squared / (squared_direction * curvature), 0.0)
-        residual = s.residual - length * jnp.where(goes, image, 0.0)
+        length = jnp.where(goes, s.squared / (squared_direction * curvature), zero)
+        residual = s.residual - length * jnp.where(goes, image, zero)
         following = dot(residual, residual)
         return _State(
             solution=s.solution + length * s.direction,
@@ -91,7 +92,6 @@ def _iterate(spec: CG, operator: Operator, rhs: Array, target: Array, *, start: 
             products=s.products + 1,
         )
 
-    no, none, zero = jnp.asarray(False), jnp.zeros((), jnp.int32), jnp.zeros((), rhs.dtype)
     first = _State(
         solution=jnp.zeros_like(rhs),
         residual=rhs,
@@ -109,8 +109,13 @@ def _iterate(spec: CG, operator: Operator, rhs: Array, target: Array, *, start: 
 
 
 def _symmetry_defect(operator: Operator, rhs: Array) -> Array:
-    """|a'Jb - b'Ja| / (|a||Jb| + |b||Ja|) for a = rhs and one fixed random b."""
-    other = jax.random.normal(jax.random.key(0), rhs.shape, rhs.dtype)
-    image, other_image = operator(rhs), operator(other)
-    size = norm(rhs) * norm(other_image) + norm(other) * norm(image)
-    return jnp.abs(dot(rhs, other_image) - dot(other, image)) / jnp.maximum(size, float(jnp.finfo(rhs.dtype).tiny))
+    """max |a'Jb - b'Ja| / (|a||Jb| + |b||Ja|) over pairs of rhs and two fixed random vectors."""
+    probes = [rhs, *jax.random.normal(jax.random.key(0), (2, rhs.size), rhs.dtype)]
+    images = [operator(probe) for probe in probes]
+    least = float(jnp.finfo(rhs.dtype).tiny)
+    defects = []
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        size = norm(probes[i]) * norm(images[j]) + norm(probes[j]) * norm(images[i])
+        gap = jnp.abs(dot(probes[i], images[j]) - dot(probes[j], images[i]))
+        defects.append(gap / jnp.maximum(size, least))
+    return jnp.stack(defects).max()

@@ -41,7 +41,7 @@ def dense(spec: Dense, operator: Operator, rhs: Array, symmetric: bool, scale: A
         residual_norm=norm(jnp.matmul(matrix, solution, precision=jax.lax.Precision.HIGHEST) - rhs),
         steps=1,
         products=n,
-        curvature=jnp.where(zero_pivot, 0.0, 1.0 / inverse_size),
+        curvature=jnp.where(zero_pivot, jnp.zeros_like(inverse_size), 1.0 / inverse_size),
     )
 
 

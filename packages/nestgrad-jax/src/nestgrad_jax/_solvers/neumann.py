@@ -32,7 +32,7 @@ def neumann(spec: Neumann, operator: Operator, rhs: Array, symmetric: bool, scal
     else:
         carry, later = lax.scan(add_term, carry, length=products)
         sizes = jnp.concatenate([norm(rhs)[None], later])
-    ratio = jnp.where(sizes[-2] > 0, sizes[-1] / sizes[-2], jnp.nan) if products else jnp.nan
+    ratio = sizes[-1] / sizes[-2] if products else jnp.nan
     return Solve(
         solution=spec.step_size * carry[1],
         status=_status(sizes, symmetric),

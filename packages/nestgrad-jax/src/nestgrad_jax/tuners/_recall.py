@@ -14,17 +14,16 @@ from nestgrad_jax._rules.implicit import idle
 
 
 class Recall:
-    """Step count and natural values of the arrays last seen.
+    """The step count, the natural values and the idle report that belong to the arrays last seen.
 
-    Recognised by the identity of arrays that JAX never changes, so a state of any other origin is read afresh, and
-    forgetting everything changes no result.
+    Arrays are recognised by identity, which says enough for JAX arrays, since nothing changes them; a state of any other
+    origin is read afresh. So forgetting everything would change no result.
     """
 
     def __init__(self, natural: Callable[[Any], Any]) -> None:
         self._natural = jax.jit(natural)
         self._count: tuple[Any, int] = (None, 0)
-        self._values: tuple[list[Any], Any] = ([], None)
-        self._idle: tuple[list[Any], Any] = ([], None)
+        self._leaves: tuple[list[Any], tuple[Any, HyperGradient | None]] = ([], (None, None))
 
     def count(self, step: Any) -> int:
         """The step count as a number."""
@@ -36,36 +35,33 @@ class Recall:
         if _lasting([step]):
             self._count = (step, count)
 
-    def values(self, hparams: Any) -> Any:
-        """The natural values of these leaves."""
+    def about(self, hparams: Any) -> tuple[Any, HyperGradient]:
+        """The natural values of these leaves, and the report of a step without a hypergradient."""
         leaves = jax.tree.leaves(hparams)
-        known, values = self._values
-        if not _same(known, leaves):
-            values = self._natural(hparams)
-            self.keep_values(hparams, values)
-        return values
+        known, (values, nothing) = self._leaves
+        if nothing is None or len(known) != len(leaves) or any(a is not b for a, b in zip(known, leaves, strict=True)):
+            values, nothing = self._natural(hparams), _nothing(hparams)
+            self._keep(leaves, values, nothing)
+        return values, nothing
 
     def keep_values(self, hparams: Any, values: Any) -> None:
-        """Remember the natural values of these leaves."""
+        """Remember the natural values of these leaves, and the idle report where their shapes are those of the last."""
         leaves = jax.tree.leaves(hparams)
+        known, (_, nothing) = self._leaves
+        if nothing is not None and [jax.typeof(leaf) for leaf in known] == [jax.typeof(leaf) for leaf in leaves]:
+            self._keep(leaves, values, nothing)
+
+    def _keep(self, leaves: list[Any], values: Any, nothing: HyperGradient) -> None:
         if _lasting(leaves):
-            self._values = (leaves, values)
-
-    def idle(self, hparams: Any) -> HyperGradient:
-        """The report of a step without a hypergradient; one for all leaves of the same shapes."""
-        kinds = [jax.typeof(leaf) for leaf in jax.tree.leaves(hparams)]
-        known, nothing = self._idle
-        if known != kinds:
-            with jax.ensure_compile_time_eval():
-                nothing = replace(idle(hparams), status=Status.IDLE)
-            self._idle = (kinds, nothing)
-        return nothing
+            self._leaves = (leaves, (values, nothing))
 
 
-def _same(known: list[Any], leaves: list[Any]) -> bool:
-    return len(known) == len(leaves) and all(a is b for a, b in zip(known, leaves, strict=True))
+def _nothing(hparams: Any) -> HyperGradient:
+    """The idle report as arrays with values, also inside a trace."""
+    with jax.ensure_compile_time_eval():
+        return replace(idle(hparams), status=Status.IDLE)
 
 
 def _lasting(leaves: list[Any]) -> bool:
-    """Whether identity says enough: JAX arrays with values, which nothing can change or leave behind in a trace."""
+    """Whether all are JAX arrays with values, which nothing can change or leave behind in a trace."""
     return all(isinstance(leaf, Array) and not isinstance(leaf, jax.core.Tracer) for leaf in leaves)

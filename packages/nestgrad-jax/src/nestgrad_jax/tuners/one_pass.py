@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -78,7 +79,7 @@ class OnePass:
         check_matching(weights, hparams=values)
         if not is_traced(values):
             require_initial(self.spaces, values, lambda value: (float(value.min()), float(value.max())))
-        leaves = self._in_spaces(Space.unconstrained, values)
+        leaves = self._in_spaces(lambda space, value: space.unconstrained(value, OPS), values)
         return {
             "params": weights,
             "opt_state": functional_optimizer(self._update, values).init(weights),
@@ -104,16 +105,15 @@ class OnePass:
 
     def values(self, state: OnePassState) -> Any:
         """The hyperparameters' natural values, a tree shaped like hparams."""
-        return self._recall.values(state["hparams"])
+        return self._recall.about(state["hparams"])[0]
 
     def _train_now(self, state: OnePassState, inner_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         """A training step, known on the host to be no more: leaves and outer state stay where they are."""
-        values = self.values(state)
+        values, nothing = self._recall.about(state["hparams"])
         params, opt_state, count, loss = self._train_jitted(
             state["params"], state["opt_state"], values, state["step"], inner_batch
         )
         after: OnePassState = {**state, "params": params, "opt_state": opt_state, "step": count}
-        nothing = self._recall.idle(state["hparams"])
         return after, OnePassInfo(inner_loss=loss, tuned=False, hypergradient=nothing, hparams=values)
 
     def _tune_now(
@@ -182,19 +182,19 @@ class OnePass:
         )
 
     def _natural(self, leaves: Any) -> Any:
-        return self._in_spaces(Space.natural, leaves)
+        return self._in_spaces(lambda space, leaf: space.natural(leaf, OPS), leaves)
 
-    def _in_spaces(self, function: Any, values: Any) -> Any:
-        """function(space, entry, ops) over a tree whose entries may be pytrees of their own."""
+    def _in_spaces(self, function: Callable[[Space, Array], Array], values: Any) -> Any:
+        """function(space, array) over a tree whose entries may be pytrees of their own."""
         return map_spaces(
-            lambda space, entry: jax.tree.map(lambda x: function(space, x, OPS), entry), self.spaces, values
+            lambda space, entry: jax.tree.map(lambda array: function(space, array), entry), self.spaces, values
         )
 
 
-def _clip(space: Space, leaf: Array, ops: Any) -> Array:
+def _clip(space: Space, leaf: Array) -> Array:
     if space.clip is None:
         return leaf
-    low, high = (space.unconstrained(jnp.asarray(end, leaf.dtype), ops) for end in space.clip)
+    low, high = (space.unconstrained(jnp.asarray(end, leaf.dtype), OPS) for end in space.clip)
     return jnp.clip(leaf, low, high)
 
 

@@ -1,0 +1,15 @@
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _strict_promotion():
+    """Every test runs with the promotions forbidden that let a shape or a dtype slip."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(params=[True, False], ids=["x64", "x32"])
+def dtype(request):
+    with jax.enable_x64(request.param):
+        yield "float64" if request.param else "float32"
