@@ -12,8 +12,8 @@ class CG:
     """Conjugate gradients from p = 0 for a symmetric positive definite J.
 
     Stops when |Jp - v| ≤ max(rtol·|v|, atol); the status rests on the recomputed residual, which costs one product.
-    With rtol = atol = 0 it is exactly the max_steps-th Krylov iterate, p = argmin ½pᵀJp - vᵀp over the span of v, Jv, …,
-    J^(max_steps-1) v, or the solution where that comes sooner, and the status is TRUNCATED.
+    With rtol = atol = 0 it is exactly the max_steps-th Krylov iterate, argmin ½pᵀJp - vᵀp over span{v, …, Jᵏ⁻¹v} with
+    k = max_steps, or the solution where that comes sooner, and the status is TRUNCATED.
     Statuses: MAX_STEPS_REACHED, STAGNATED, INDEFINITE, SINGULAR, NOT_SYMMETRIC, NONFINITE. (Hestenes and Stiefel 1952.)
     """
 
