@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.common import BACKENDS, SOLVERS, Setting, paired, setting, wait
+from benchmarks.common import BACKENDS, SOLVERS, START, Setting, paired, require, setting, wait
 
-PAIRS = 15
+PAIRS = int(os.environ.get("NESTGRAD_BENCH_PAIRS", "15"))
 BLOCK = 100
 FORMS = ("loop", "scan", "module")
 
@@ -25,13 +26,18 @@ def repeated(call: Callable[[], Any], times: int) -> Callable[[], None]:
     return block
 
 
+def require_form(backend: str, form: str) -> None:
+    """Skip, as asv understands it, a form that the framework does not have."""
+    if (form, backend) in {("scan", "torch"), ("module", "jax")}:
+        raise NotImplementedError(f"{form} is not a form of {backend}")
+
+
 def one_pass_ratios(backend: str, form: str, pairs: int = PAIRS) -> list[float]:
     """One-pass tuning (T = 10, look-back 5) over plain training, BLOCK steps each: momentum SGD with weight decay.
 
     form: "loop", a Python loop over steps; "scan", both inside one lax.scan (jax); "module", on an nn.Module (torch).
     """
-    if (form, backend) in {("scan", "torch"), ("module", "jax")}:
-        raise NotImplementedError(f"{form} is not a form of {backend}")
+    require_form(backend, form)
     if form == "scan":
         return _scanned(pairs)
     here = setting(backend)
@@ -88,8 +94,6 @@ def _scanned(pairs: int) -> list[float]:
     import jax
     import optax
 
-    from benchmarks.common import START
-
     here = setting("jax")
     tuner, tuned_state = here.one_pass()
     rule = here.optimizer(START)
@@ -127,6 +131,10 @@ class OnePass:
     param_names = ("backend", "form")
     timeout = 300
 
+    def setup(self, backend: str, form: str) -> None:
+        require(backend)
+        require_form(backend, form)
+
     def track_ratio(self, backend: str, form: str) -> float:
         """Median of the pairs."""
         return statistics.median(one_pass_ratios(backend, form))
@@ -140,6 +148,9 @@ class Hypergradient:
     params = (BACKENDS, ("neumann", "cg"))
     param_names = ("backend", "solver")
     timeout = 300
+
+    def setup(self, backend: str, solver: str) -> None:
+        require(backend)
 
     def track_ratio(self, backend: str, solver: str) -> float:
         """Median of the pairs."""
