@@ -28,7 +28,10 @@ def compiled_bytes(function: Callable[..., Any], *args: Any) -> int:
     """Temporary bytes of the compiled program."""
     import jax
 
-    return int(jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes)
+    analysis = jax.jit(function).lower(*args).compile().memory_analysis()
+    if analysis is None:
+        raise NotImplementedError("this platform does not analyse memory")
+    return int(analysis.temp_size_in_bytes)
 
 
 class Hypergradient:

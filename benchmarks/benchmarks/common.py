@@ -149,7 +149,7 @@ def _torch() -> Setting:
 
     def plain(loss: Any, batch: Any, hparams: Any = None, *, momentum: bool) -> Callable[[], None]:
         leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
-        extra = {"momentum": START["momentum"], "weight_decay": START["decay"]} if momentum else {}
+        extra: dict[str, Any] = {"momentum": START["momentum"], "weight_decay": START["decay"]} if momentum else {}
         optimizer = torch.optim.SGD(leaves.values(), lr=START["lr"], **extra)
 
         def step() -> None:
@@ -233,8 +233,9 @@ def wait(value: Any) -> Any:
 def paired(block: Callable[[], Any], unit: Callable[[], Any], *, pairs: int, scale: float = 1.0) -> list[float]:
     """Processor time of the block over the unit's, times scale, once for each pair; the order alternates A B, B A."""
     ratios: list[float] = []
-    for _ in range(2):
-        block(), unit()  # warm
+    for _ in range(2):  # compile and warm
+        block()
+        unit()
     for pair in range(pairs):
         first, second = (block, unit) if pair % 2 == 0 else (unit, block)
         times = [_processor_time(first), _processor_time(second)]
