@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nestgrad import BilevelProblem, HyperGradient, Implicit, Minimize, UnsupportedSpec, WeightUpdate, tree
@@ -13,6 +14,7 @@ from nestgrad_torch._solvers._common import SOLVERS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, untouched
 
 
+@torch.inference_mode(mode=False)  # which also turns gradients on, whatever mode the caller is in
 def hypergradient(
     problem: BilevelProblem,
     params: Any,
@@ -44,10 +46,12 @@ def hypergradient(
         leaves: list[Tensor] = [h.detach().requires_grad_() for h in tree.leaves(hparams)]
         values = tree.unflatten(hparams, leaves)
         weights = point.vector()
-        loss = scalar_loss(problem.inner.loss, "inner loss", point.shape(weights), values, inner_batch)
+        inner_params = point.shape(weights, point.fresh_buffers())
+        loss = scalar_loss(problem.inner.loss, "inner loss", inner_params, values, inner_batch)
         slope = gradient_with_graph(loss, weights)
         linear = linearize(problem.inner, point.shape, weights, values, leaves, slope, opt_state)
-        outer = scalar_loss(problem.outer_loss, "outer_loss", point.shape(weights), values, outer_batch)
+        outer_params = point.shape(weights, point.fresh_buffers())
+        outer = scalar_loss(problem.outer_loss, "outer_loss", outer_params, values, outer_batch)
         return implicit(method, linear, outer, weights, hparams, throw=throw)
 
 

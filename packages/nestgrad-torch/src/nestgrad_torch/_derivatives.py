@@ -17,8 +17,8 @@ from nestgrad_torch._tree import flat
 class Linearization:
     """F at a point, with the graph that gives Jᵀq and Bᵀp by one backward pass each.
 
-    params is the graph's leaf, all weights in one vector: a product then crosses the graph's edge once, not once a layer.
-    residual is F as a vector, hparams the other leaves; symmetric says that J is a Hessian.
+    params is the graph's leaf, all weights in one vector: a product then crosses the graph's edge once, not once a
+    layer. residual is F as a vector, hparams the other leaves; symmetric says that J is a Hessian.
     """
 
     params: Tensor
@@ -46,7 +46,8 @@ def scalar_loss(loss: Loss, level: str, *args: Any) -> Tensor:
     value = loss(*args)
     if not isinstance(value, Tensor):
         raise NonScalarLoss(
-            f"{level} returned {type(value).__name__}, limit: a 0-d floating-point tensor. Remedy: return the tensor itself."
+            f"{level} returned {type(value).__name__}, limit: a 0-d floating-point tensor. "
+            "Remedy: return the tensor itself."
         )
     if value.dim() or not value.is_floating_point():
         raise NonScalarLoss(

@@ -55,12 +55,14 @@ class Params:
             self.buffers = {name: b.detach().clone() for name, b in self.module.named_buffers()}
             self._tied = _has_ties(self.module)
         named = tree.named_leaves(self.tree)
-        if not named:
-            raise InvalidInput(
-                "params: 0 trainable leaves, limit: at least 1. Remedy: pass tensors, or set requires_grad."
-            )
         for name, leaf in named.items():
             _require_differentiable(name, leaf)
+        if not any(leaf.numel() for leaf in named.values()):
+            raise InvalidInput(
+                f"params: 0 trainable entries in {len(named)} leaves, limit: at least 1. "
+                "Remedy: pass tensors, or set requires_grad."
+            )
+        _require_distinct(named)
         self.names = list(named)
         self.leaves: list[Tensor] = list(named.values())
 
@@ -74,6 +76,10 @@ class Params:
     def fresh(self) -> list[Tensor]:
         """Leaves of a new graph with the same values; storage is shared and never written."""
         return [leaf.detach().requires_grad_() for leaf in self.leaves]
+
+    def fresh_buffers(self) -> dict[str, Tensor]:
+        """Copies of the buffers, for one forward pass to change."""
+        return {name: buffer.clone() for name, buffer in self.buffers.items()}
 
     def vector(self) -> Tensor:
         """One leaf of a new graph: a copy of all values in one vector."""
@@ -103,11 +109,27 @@ def _require_differentiable(name: str, leaf: Any) -> None:
             f"params[{name!r}]: got {kind}, limit: a real floating-point tensor. "
             "Remedy: convert it, or let the loss close over constants."
         )
+    _require_usable(f"params[{name!r}]", leaf)
+
+
+def _require_usable(name: str, leaf: Tensor) -> None:
     if leaf.is_inference():
         raise InvalidInput(
-            f"params[{name!r}]: got an inference-mode tensor, limit: one that autograd can use. "
-            "Remedy: create it outside torch.inference_mode()."
+            f"{name}: got an inference-mode tensor, limit: one that autograd can use. "
+            f"Remedy: create it outside torch.inference_mode(), or pass {name}.clone()."
         )
+
+
+def _require_distinct(named: Mapping[str, Tensor]) -> None:
+    """Refuse a tensor under two paths: it would be two weights here, and is one in the module that it comes from."""
+    first: dict[int, str] = {}
+    for name, leaf in named.items():
+        other = first.setdefault(id(leaf), name)
+        if other != name:
+            raise InvalidInput(
+                f"params[{name!r}] is the tensor of params[{other!r}]: 2 paths, limit 1. "
+                "Remedy: hold a tied weight under one path, or pass the nn.Module; clone one that stands for itself."
+            )
 
 
 def as_hparams(hparams: Any, like: Tensor) -> Any:
@@ -126,6 +148,7 @@ def as_hparams(hparams: Any, like: Tensor) -> Any:
                 f"hparams[{name!r}]: got {kind}, limit: a real floating-point value. "
                 "Remedy: use a continuous relaxation, or search over it outside."
             )
+        _require_usable(f"hparams[{name!r}]", leaf)
         return leaf
 
     named = tree.named_leaves(hparams)
@@ -143,13 +166,15 @@ def check_matching(params: Params, **others: Any) -> None:
     for name, leaf in named:
         if not isinstance(leaf, Tensor):
             continue
+        _require_usable(name, leaf)
         if leaf.is_floating_point() and leaf.dtype != first.dtype:
             raise DtypeMismatch(
                 f"{name} is {leaf.dtype}, limit: {first.dtype} as {first_name}. Remedy: {name}.to({first.dtype})."
             )
         if leaf.device != first.device:
             raise DeviceMismatch(
-                f"{name} is on {leaf.device}, limit: {first.device} as {first_name}. Remedy: {name}.to({str(first.device)!r})."
+                f"{name} is on {leaf.device}, limit: {first.device} as {first_name}. "
+                f"Remedy: {name}.to({str(first.device)!r})."
             )
 
 
@@ -160,7 +185,7 @@ def untouched(params: Params) -> Iterator[None]:
     module = params.module
     kept = {} if module is None else {name: b.detach().clone() for name, b in module.named_buffers()}
     try:
-        with torch.random.fork_rng(devices=sorted(devices)), torch.enable_grad():
+        with torch.random.fork_rng(devices=sorted(devices)):
             yield
     finally:
         if module is not None:

@@ -63,11 +63,11 @@ def implicit(
 
 
 def _scaled_solve(spec: Implicit, point: Linearization, rhs: Tensor) -> tuple[Any, float, float]:
-    """Solve for rhs divided by a power of two, so that no square under- or overflows; exact, since powers of two are."""
+    """Solve for rhs divided by a power of two, which is exact, so that no square under- or overflows."""
     _, exponent = torch.frexp(rhs.abs().max())
-    scale = math.ldexp(1.0, int(exponent))
+    scale = math.ldexp(1.0, int(exponent) - 1)  # at most the largest entry, so it is finite in the dtype itself
     unit = rhs / scale
-    solve = SOLVERS(spec.solver, point.transpose_product, unit, point.symmetric)
+    solve = SOLVERS(spec.solver, point.transpose_product, unit, point.symmetric, scale)
     return solve, float(unit.norm()) * scale, scale
 
 
@@ -85,6 +85,6 @@ def _require_connected(hparams: Any, direct: Any, indirect: Any) -> None:
     for name, first, second in zip(tree.named_leaves(hparams), direct, indirect, strict=True):
         if first is None and second is None:
             raise DisconnectedHyperparameter(
-                f"hparams[{name!r}]: 0 differentiable paths to the inner residual or the outer loss, limit: at least 1. "
-                "Remedy: look for detach, .item(), float(), no_grad or an integer cast between it and the loss."
+                f"hparams[{name!r}]: 0 differentiable paths to the inner residual or the outer loss, limit: at least "
+                "1. Remedy: look for detach, .item(), float(), no_grad or an integer cast between it and the loss."
             )

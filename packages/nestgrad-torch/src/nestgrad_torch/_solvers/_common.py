@@ -28,5 +28,5 @@ class Solve:
     asymmetry: float = math.nan
 
 
-SOLVERS: Rules[[Operator, Tensor, bool], Solve] = Rules("torch")
-"""rule(spec, operator, rhs, symmetric); rhs has its largest entry between 1/2 and 1."""
+SOLVERS: Rules[[Operator, Tensor, bool, float], Solve] = Rules("torch")
+"""rule(spec, operator, rhs, symmetric, scale): Jᵀp = scale · rhs, divided by scale; rhs's largest entry in [1, 2)."""

@@ -15,7 +15,7 @@ _CHECK_EVERY_ON_ACCELERATOR = 10
 
 
 @SOLVERS.register(CG)
-def cg(spec: CG, operator: Operator, rhs: Tensor, symmetric: bool) -> Solve:
+def cg(spec: CG, operator: Operator, rhs: Tensor, symmetric: bool, scale: float) -> Solve:
     """One product a step, one for the recomputed residual, three for the symmetry probe where J is no Hessian."""
     eps = torch.finfo(rhs.dtype).eps
     probes, defect = (0, math.nan) if symmetric else (3, _symmetry_defect(operator, rhs))
@@ -30,7 +30,7 @@ def cg(spec: CG, operator: Operator, rhs: Tensor, symmetric: bool) -> Solve:
             asymmetry=defect,
         )
     norm = rhs.norm()
-    limit = torch.clamp(spec.rtol * norm, min=spec.atol)
+    limit = torch.clamp(spec.rtol * norm, min=spec.atol / scale)
     target = torch.maximum(limit, eps * norm) ** 2
     noise = max(10.0, math.sqrt(rhs.numel())) * eps
     patience = 1 if rhs.device.type == "cpu" else _CHECK_EVERY_ON_ACCELERATOR
@@ -99,9 +99,9 @@ def cg(spec: CG, operator: Operator, rhs: Tensor, symmetric: bool) -> Solve:
 
 
 def _symmetry_defect(operator: Operator, rhs: Tensor) -> float:
-    """max |a'Jb - b'Ja| / (|a||Jb| + |b||Ja|) over pairs of rhs and two fixed random vectors; no global generator is used."""
-    generator = torch.Generator().manual_seed(0)
-    probes = [rhs, *torch.randn(2, rhs.numel(), generator=generator, dtype=rhs.dtype).to(rhs.device)]
+    """max |a'Jb - b'Ja| / (|a||Jb| + |b||Ja|) over the pairs of rhs and two random vectors, always the same ones."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    probes = [rhs, *torch.randn(2, rhs.numel(), generator=generator, dtype=rhs.dtype, device="cpu").to(rhs.device)]
     images = [operator(probe) for probe in probes]
     defects = []
     for i, j in ((0, 1), (0, 2), (1, 2)):

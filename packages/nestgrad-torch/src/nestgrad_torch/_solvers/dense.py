@@ -12,7 +12,7 @@ from nestgrad_torch._solvers._common import SOLVERS, Operator, Solve
 
 
 @SOLVERS.register(Dense)
-def dense(spec: Dense, operator: Operator, rhs: Tensor, symmetric: bool) -> Solve:
+def dense(spec: Dense, operator: Operator, rhs: Tensor, symmetric: bool, scale: float) -> Solve:
     """n products for the columns of Jᵀ; the reciprocal condition number is the 1-norm one."""
     n = rhs.numel()
     if n > spec.max_params:

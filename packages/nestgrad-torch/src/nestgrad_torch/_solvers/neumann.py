@@ -12,7 +12,7 @@ from nestgrad_torch._solvers._common import SOLVERS, Operator, Solve
 
 
 @SOLVERS.register(Neumann)
-def neumann(spec: Neumann, operator: Operator, rhs: Tensor, symmetric: bool) -> Solve:
+def neumann(spec: Neumann, operator: Operator, rhs: Tensor, symmetric: bool, scale: float) -> Solve:
     """k terms by k - 1 products; the norms come to the host once, after the loop."""
     term, total = rhs, rhs.clone()
     norms = [term.norm()]

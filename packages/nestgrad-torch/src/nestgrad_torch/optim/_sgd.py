@@ -53,12 +53,12 @@ class SGD:
 
     def torch_optimizer(self, named_params: Mapping[str, Tensor], state: Any) -> torch.optim.SGD:
         """torch.optim.SGD over these params with these settings as floats and the trace as its momentum buffers."""
-        settings = {
-            "lr": _number(self.learning_rate, "learning_rate"),
-            "momentum": _number(self.momentum, "momentum"),
-            "weight_decay": _number(self.weight_decay, "weight_decay"),
-        }
-        optimizer = torch.optim.SGD(list(named_params.values()), **settings)
+        optimizer = torch.optim.SGD(
+            list(named_params.values()),
+            lr=_number(self.learning_rate, "learning_rate"),
+            momentum=_number(self.momentum, "momentum"),
+            weight_decay=_number(self.weight_decay, "weight_decay"),
+        )
         if state["trace"] is not None:
             trace = tree.named_leaves(state["trace"])
             for name, param in named_params.items():

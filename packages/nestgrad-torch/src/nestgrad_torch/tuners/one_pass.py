@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +18,6 @@ from nestgrad import (
     OnePassInfo,
     OnePassState,
     Space,
-    Stats,
-    Status,
     UnsupportedOptimizer,
     check_one_pass,
     error_for,
@@ -32,6 +30,7 @@ from nestgrad_torch._derivatives import functional_optimizer, gradient, gradient
 from nestgrad_torch._rules.implicit import implicit
 from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, split
+from nestgrad_torch.tuners._recall import Recall
 
 
 class OnePass:
@@ -39,9 +38,15 @@ class OnePass:
 
     problem: its inner problem is a WeightUpdate. hparams: a tree of spaces, each holding the initial natural value.
     every: training steps per hyper step. method: Implicit, with Neumann, Identity or Dense. outer_optimizer: takes a
-    list of leaf tensors and returns a torch.optim optimizer, as functools.partial(torch.optim.Adam, lr=0.05) does.
-    throw: raise NonFinite when a hypergradient is NaN or infinite; otherwise info.hypergradient.status says so. A series
-    that diverges is not an error here: its few terms are what the method defines; the status records it.
+    list of leaf tensors and returns a torch.optim optimizer, as functools.partial(torch.optim.Adam, lr=0.05) does; it
+    is called for every hyper step, its moments being in the state.
+
+    throw: raise when a hypergradient is NaN or infinite (NonFinite, or the solver's own error); otherwise
+    info.hypergradient.status says so. A series that diverges and is finite is not an error here: its few terms are what
+    the method defines; the status records it.
+
+    The state is all that there is to a run on a tree of tensors. With an nn.Module, the layers, the frozen params and
+    the training mode are those of the module last given to `init`: call it before going on from a state on disk.
     """
 
     def __init__(
@@ -57,14 +62,18 @@ class OnePass:
         self._update = check_one_pass(problem, hparams, every, method)
         self.problem, self.spaces, self.every, self.method = problem, hparams, every, method
         self.outer_optimizer, self.throw = outer_optimizer, throw
+        if not callable(outer_optimizer):
+            raise UnsupportedOptimizer(
+                f"OnePass.outer_optimizer: got {type(outer_optimizer).__name__}, limit: a function of the leaves. "
+                "Remedy: functools.partial(torch.optim.Adam, lr=0.05)."
+            )
         self._structure: Params | None = None
-        self._idle: Any = None
         self._spaces: list[Space] = []
-        self._outer: tuple[list[Tensor], torch.optim.Optimizer] | None = None
-        self._last_values: tuple[Any, Any] = (None, None)
+        self._recall = Recall(self._natural)
 
+    @torch.inference_mode(mode=False)
     def init(self, params: Any) -> OnePassState:
-        """The state before the first step. params: a tree of tensors or an nn.Module, which is copied, never changed."""
+        """The state before the first step. params: a tree of tensors or an nn.Module; its values are copied."""
         point = Params(params)
         self._structure = point
         like = point.leaves[0]
@@ -76,12 +85,7 @@ class OnePass:
         with torch.no_grad():
             rule = functional_optimizer(self._update, self._natural(start))
             opt_state = rule.init(weights)
-        trial = self.outer_optimizer([leaf.clone() for leaf in tree.leaves(start)])
-        if not isinstance(trial, torch.optim.Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UnsupportedOptimizer(
-                f"OnePass.outer_optimizer returned {type(trial).__name__}, limit: a torch.optim.Optimizer. "
-                "Remedy: functools.partial(torch.optim.Adam, lr=0.05)."
-            )
+        _require_steppable(self.outer_optimizer([leaf.clone().requires_grad_() for leaf in tree.leaves(start)]))
         return {
             "params": weights,
             "opt_state": opt_state,
@@ -91,54 +95,35 @@ class OnePass:
             "buffers": dict(point.buffers),
         }
 
+    @torch.inference_mode(mode=False)
     def step(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         """One training step, and a hyper step when `every` divides the count; the state passed in is not changed."""
         tuned = (state["step"] + 1) % self.every == 0
-        point = self._point(state)
+        structure = Params(state["params"]) if self._structure is None else self._structure
+        point = structure.holding(state["params"], state["buffers"])
         if state["step"] < self.every:
             check_matching(point, hparams=state["hparams"], inner_batch=inner_batch, outer_batch=outer_batch)
-        after: OnePassState = {
-            **state,
-            "step": state["step"] + 1,
-            "buffers": {n: b.clone() for n, b in state["buffers"].items()},
-        }
-        with torch.enable_grad():
-            if not tuned:
-                values, weights = self.values(state), point.fresh()
-                loss = self._inner_loss(point.view(weights, after["buffers"]), values, inner_batch)
-                self._advance(after, point, gradient(loss, weights), state)
-                info = OnePassInfo(inner_loss=loss.detach(), tuned=False, hypergradient=self._idle, hparams=values)
-                return after, info
-            leaves = [h.detach().requires_grad_() for h in tree.leaves(state["hparams"])]
-            start = tree.unflatten(state["hparams"], leaves)
-            values, weights = self._natural(start), point.vector()
-            loss = self._inner_loss(point.shape(weights, after["buffers"]), values, inner_batch)
-            slope = gradient_with_graph(loss, weights)
-            self._advance(after, point, split(slope.detach(), point.leaves), state)
-            linear = linearize(self._update, point.shape, weights, values, leaves, slope, state["opt_state"])
-            arrived = point.holding(after["params"], {n: b.clone() for n, b in after["buffers"].items()})
-            new_weights = arrived.vector()
-            outer = scalar_loss(self.problem.outer_loss, "outer_loss", arrived.shape(new_weights), values, outer_batch)
-            found = implicit(self.method, linear, outer, new_weights, start, throw=False)
-        if self.throw and found.status is Status.NONFINITE:
-            raise error_for(found.status, self.method, found.stats, where=f"training step {after['step']}")
-        after["hparams"], after["outer_opt_state"] = self._move(state, tree.leaves(found.total))
-        return after, OnePassInfo(inner_loss=loss.detach(), tuned=True, hypergradient=found, hparams=self.values(after))
+        after: OnePassState = {**state, "step": state["step"] + 1, "buffers": point.fresh_buffers()}
+        if tuned:
+            loss, found = self._tune(after, point, state, inner_batch, outer_batch)
+            settings = self.values(after)
+        else:
+            settings, found = self._recall.about(state["hparams"])
+            weights = point.fresh()
+            loss = self._inner_loss(point.view(weights, after["buffers"]), settings, inner_batch)
+            self._advance(after, point, gradient(loss, weights), state)
+        return after, OnePassInfo(inner_loss=loss.detach(), tuned=tuned, hypergradient=found, hparams=settings)
 
     def values(self, state: OnePassState) -> Any:
         """The hyperparameters' natural values, a tree shaped like hparams."""
-        kept, values = self._last_values
-        if kept is not state["hparams"]:
-            with torch.no_grad():
-                values = self._natural(state["hparams"])
-            self._last_values = (state["hparams"], values)
-        return values
+        return self._recall.about(state["hparams"])[0]
 
     def module(self, state: OnePassState) -> nn.Module:
         """A copy of the module given to `init`, holding the trained params and buffers."""
         if self._structure is None or self._structure.module is None:
             raise InvalidInput(
-                "OnePass.module: init was given a tree of tensors, limit: an nn.Module. Remedy: read state['params']."
+                "OnePass.module: init was given 0 modules, limit: 1. "
+                "Remedy: call init(module) first; a tree of tensors is in state['params']."
             )
         trained = copy.deepcopy(self._structure.module)
         with torch.no_grad():
@@ -158,6 +143,12 @@ class OnePass:
                 "Remedy: use nestgrad_torch.optim.sgd, or give the rule a torch_optimizer method."
             )
         trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        odd = sorted(trainable.keys() ^ tree.named_leaves(state["params"]).keys())
+        if odd:
+            raise InvalidInput(
+                f"OnePass.torch_optimizer: {len(odd)} names are in one of module and state['params'] only, limit 0, "
+                f"the first is {odd[0]!r}. Remedy: pass tuner.module(state)."
+            )
         return rule.torch_optimizer(trainable, state["opt_state"])
 
     def _natural(self, leaves: Any) -> Any:
@@ -166,19 +157,33 @@ class OnePass:
         values = [space.natural(leaf, OPS) for space, leaf in zip(self._spaces, tree.leaves(leaves), strict=True)]
         return tree.unflatten(leaves, values)
 
-    def _point(self, state: OnePassState) -> Params:
-        if self._structure is None:
-            self._structure = Params(state["params"])
-        if self._idle is None:
-            self._idle = _idle(state["hparams"])
-        return self._structure.holding(state["params"], state["buffers"])
+    def _tune(
+        self, after: OnePassState, point: Params, state: OnePassState, inner_batch: Any, outer_batch: Any
+    ) -> tuple[Tensor, HyperGradient]:
+        """A training step and a hyper step, written into `after`; the training gradient is shared between the two."""
+        leaves = [h.detach().requires_grad_() for h in tree.leaves(state["hparams"])]
+        start = tree.unflatten(state["hparams"], leaves)
+        values, weights = self._natural(start), point.vector()
+        loss = self._inner_loss(point.shape(weights, after["buffers"]), values, inner_batch)
+        slope = gradient_with_graph(loss, weights)
+        self._advance(after, point, split(slope.detach(), point.leaves), state)
+        linear = linearize(self._update, point.shape, weights, values, leaves, slope, state["opt_state"])
+        arrived = point.holding(after["params"], after["buffers"])
+        new_weights = arrived.vector()
+        outer_params = arrived.shape(new_weights, arrived.fresh_buffers())
+        outer = scalar_loss(self.problem.outer_loss, "outer_loss", outer_params, values, outer_batch)
+        found = implicit(self.method, linear, outer, new_weights, start, throw=False)
+        if self.throw and not found.status.ok and not _is_finite(found):
+            raise error_for(found.status, self.method, found.stats, where=f"training step {after['step']}")
+        after["hparams"], after["outer_opt_state"] = self._move(state, tree.leaves(found.total))
+        return loss, found
 
     def _inner_loss(self, params: Any, values: Any, batch: Any) -> Tensor:
         return scalar_loss(self.problem.inner.loss, "inner loss", params, values, batch)
 
     @torch.no_grad()
     def _advance(self, after: OnePassState, point: Params, grads: list[Tensor], state: OnePassState) -> None:
-        """The weight step, written into `after`; the same arithmetic whether or not a hyper step follows."""
+        """The weight step, written into `after`: the same arithmetic whether or not a hyper step follows."""
         rule = functional_optimizer(self._update, self.values(state))
         slopes = tree.unflatten(point.tree, grads)
         if hasattr(rule, "step"):
@@ -189,32 +194,35 @@ class OnePass:
 
     @torch.no_grad()
     def _move(self, state: OnePassState, grads: list[Tensor]) -> tuple[Any, list[dict[str, Any]]]:
-        """One outer optimizer step from the state's leaves and moments, which are copied in and out; then the clip."""
-        if self._outer is None:
-            leaves = [leaf.clone().requires_grad_() for leaf in tree.leaves(state["hparams"])]
-            self._outer = (leaves, self.outer_optimizer(leaves))
-        leaves, optimizer = self._outer
-        optimizer.state.clear()
-        rows = zip(leaves, tree.leaves(state["hparams"]), grads, state["outer_opt_state"], strict=True)
-        for leaf, value, grad, kept in rows:
-            leaf.copy_(value)
+        """One outer optimizer step from the state's leaves and moments, which are copied; then the clip."""
+        leaves = [leaf.clone().requires_grad_() for leaf in tree.leaves(state["hparams"])]
+        optimizer = self.outer_optimizer(leaves)
+        for leaf, grad, kept in zip(leaves, grads, state["outer_opt_state"], strict=True):
             leaf.grad = grad
             if kept:
-                optimizer.state[leaf] = _copied(kept)
+                optimizer.state[leaf] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
         optimizer.step()
-        moved = [_clip(space, leaf.detach().clone()) for space, leaf in zip(self._spaces, leaves, strict=True)]
-        return tree.unflatten(state["hparams"], moved), [_copied(optimizer.state[leaf]) for leaf in leaves]
+        moved = [_clip(space, leaf.detach()) for space, leaf in zip(self._spaces, leaves, strict=True)]
+        return tree.unflatten(state["hparams"], moved), [dict(optimizer.state[leaf]) for leaf in leaves]
 
 
-def _copied(moments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in moments.items()}
+def _require_steppable(optimizer: Any) -> None:
+    """Refuse what is no torch.optim optimizer, and one whose step needs a closure."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UnsupportedOptimizer(
+            f"OnePass.outer_optimizer returned {type(optimizer).__name__}, limit: a torch.optim.Optimizer. "
+            "Remedy: functools.partial(torch.optim.Adam, lr=0.05)."
+        )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UnsupportedOptimizer(
+            f"OnePass.outer_optimizer: {type(optimizer).__name__} evaluates a closure several times a step, limit: 1 "
+            "gradient a step. Remedy: functools.partial(torch.optim.Adam, lr=0.05)."
+        )
 
 
-def _idle(leaves: Any) -> HyperGradient:
-    """What info holds on a step without a hyper step."""
-    zeros = tree.map(torch.zeros_like, leaves)
-    nan = tree.leaves(zeros)[0].new_full((), math.nan)
-    return HyperGradient(total=zeros, direct=zeros, indirect=zeros, outer_loss=nan, status=Status.IDLE, stats=_NO_STATS)
+def _is_finite(found: HyperGradient) -> bool:
+    return all(bool(t.isfinite().all()) for t in [*tree.leaves(found.total), found.outer_loss])
 
 
 def _clip(space: Space, leaf: Tensor) -> Tensor:
@@ -224,19 +232,6 @@ def _clip(space: Space, leaf: Tensor) -> Tensor:
     return torch.maximum(torch.minimum(leaf, high), low)
 
 
-_NO_STATS = Stats(
-    residual_norm=math.nan,
-    rhs_norm=math.nan,
-    steps=0,
-    products=0,
-    inner_optimality=math.nan,
-    contraction=math.nan,
-    curvature=math.nan,
-    asymmetry=math.nan,
-    eps=math.nan,
-)
-
-
 def per_parameter(space: Space, params: Any) -> Space:
     """The space with its initial number spread over every entry of params: one hyperparameter a weight.
 
@@ -244,7 +239,8 @@ def per_parameter(space: Space, params: Any) -> Space:
     """
     if not isinstance(space.initial, (int, float)):
         raise InvalidInput(
-            f"per_parameter: initial value of type {type(space.initial).__name__}, limit: a number. Remedy: pass Log10(1e-3)."
+            f"per_parameter: initial value of type {type(space.initial).__name__}, limit: a number. "
+            "Remedy: pass Log10(1e-3)."
         )
     point = Params(params)
     return space.starting_at(
