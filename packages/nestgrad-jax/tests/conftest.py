@@ -9,7 +9,13 @@ def _strict_promotion():
         yield
 
 
-@pytest.fixture(params=[True, False], ids=["x64", "x32"])
+@pytest.fixture(params=["float64", "float32"])
 def dtype(request):
-    with jax.enable_x64(request.param):
-        yield "float64" if request.param else "float32"
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):  # noqa: FBT003 - its argument has no name
+        yield

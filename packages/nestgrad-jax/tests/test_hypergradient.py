@@ -28,7 +28,10 @@ def times(matrix, vector):
 
 def quadratic_loss(params, hparams, batch):
     """½ w'Hw - (c + Cλ)'w, whose residual is Hw - c - Cλ."""
-    return 0.5 * params["w"] @ times(batch["H"], params["w"]) - (batch["c"] + times(batch["C"], hparams["a"])) @ params["w"]
+    return (
+        0.5 * params["w"] @ times(batch["H"], params["w"])
+        - (batch["c"] + times(batch["C"], hparams["a"])) @ params["w"]
+    )
 
 
 def quadratic_outer(params, hparams, batch):
@@ -66,9 +69,7 @@ def point(dtype, matrix=H):
 def solved(solver, dtype, problem=QUADRATIC, matrix=H, throw=True, **kwargs):
     params, hparams, inner, outer, _ = point(dtype, matrix)
     method = ng.Implicit(solver=solver, **kwargs)
-    return ng.hypergradient(
-        problem, params, hparams, method=method, inner_batch=inner, outer_batch=outer, throw=throw
-    )
+    return ng.hypergradient(problem, params, hparams, method=method, inner_batch=inner, outer_batch=outer, throw=throw)
 
 
 def close(found, expected, dtype):
@@ -95,16 +96,17 @@ def test_dense_on_a_quadratic_equals_its_closed_form(dtype):
     assert found.outer_loss.dtype == dtype
 
 
+@pytest.mark.usefixtures("x64")
 def test_scalar_problem_with_a_known_hypergradient():
     problem = ng.BilevelProblem(
         inner=ng.Minimize(lambda w, lam, batch: 0.5 * (w - 2.0) ** 2 + 0.5 * lam * w**2),
         outer_loss=lambda w, lam, batch: 0.5 * (w - 1.0) ** 2,
     )
-    with jax.enable_x64(True):
-        found = ng.hypergradient(problem, jnp.float64(2 / 1.4), 0.4, method=ng.Implicit(solver=ng.Dense(), inner_tol=1e-12))
+    found = ng.hypergradient(problem, jnp.float64(2 / 1.4), 0.4, method=ng.Implicit(solver=ng.Dense(), inner_tol=1e-12))
     assert float(found.total) == pytest.approx(-0.43731778425655993, abs=1e-15)
 
 
+@pytest.mark.usefixtures("x64")
 def test_ridge_with_one_penalty_a_weight_equals_its_closed_form():
     def inner(w, lam, batch):
         features, targets = batch
@@ -117,44 +119,45 @@ def test_ridge_with_one_penalty_a_weight_equals_its_closed_form():
     hessian = x.T @ x / 9 + np.diag(np.exp(lam))
     w = np.linalg.solve(hessian, x.T @ y / 9)
     problem = ng.BilevelProblem(inner=ng.Minimize(inner), outer_loss=outer)
-    with jax.enable_x64(True):
-        arguments = [jnp.asarray(z) for z in (w, lam)]
-        found = ng.hypergradient(
-            problem,
-            *arguments,
-            method=ng.Implicit(solver=ng.CG(rtol=1e-13, max_steps=20)),
-            inner_batch=(jnp.asarray(x), jnp.asarray(y)),
-            outer_batch=jnp.asarray(Q),
-        )
-        close(found.total, -np.exp(lam) * w * np.linalg.solve(hessian, Q @ w), "float64")
+    arguments = [jnp.asarray(z) for z in (w, lam)]
+    found = ng.hypergradient(
+        problem,
+        *arguments,
+        method=ng.Implicit(solver=ng.CG(rtol=1e-13, max_steps=20)),
+        inner_batch=(jnp.asarray(x), jnp.asarray(y)),
+        outer_batch=jnp.asarray(Q),
+    )
+    close(found.total, -np.exp(lam) * w * np.linalg.solve(hessian, Q @ w), "float64")
 
 
 @pytest.mark.parametrize("terms", [1, 2, 5])
-def test_neumann_is_the_sum_of_exactly_its_terms(terms, dtype):
-    _, lam, v = point(dtype)[-1]
-    found = solved(ng.Neumann(num_terms=terms, step_size=0.2), dtype)
-    close(found.total["a"], expected_total(neumann_sum(H, v, terms, 0.2), lam), dtype)
+@pytest.mark.usefixtures("x64")
+def test_neumann_is_the_sum_of_exactly_its_terms(terms):
+    _, lam, v = point("float64")[-1]
+    found = solved(ng.Neumann(num_terms=terms, step_size=0.2), "float64")
+    close(found.total["a"], expected_total(neumann_sum(H, v, terms, 0.2), lam), "float64")
     assert (int(found.stats.steps), int(found.stats.products)) == (terms, terms - 1)
     assert found.status is ng.Status.TRUNCATED
 
 
-def test_neumann_of_many_terms_loops_to_the_same_sum(dtype):
-    _, lam, v = point(dtype)[-1]
-    found = solved(ng.Neumann(num_terms=90, step_size=0.2), dtype)
-    close(found.total["a"], expected_total(neumann_sum(H, v, 90, 0.2), lam), dtype)
+def test_neumann_of_many_terms_loops_to_the_same_sum():
+    _, lam, v = point("float32")[-1]
+    found = solved(ng.Neumann(num_terms=90, step_size=0.2), "float32")
+    close(found.total["a"], expected_total(neumann_sum(H, v, 90, 0.2), lam), "float32")
     assert int(found.stats.products) == 89
 
 
-def test_neumann_on_a_weight_update_takes_the_transpose(dtype):
-    _, lam, v = point(dtype)[-1]
-    found = solved(ng.Neumann(num_terms=4, step_size=1.0), dtype, problem=SCALED)
+@pytest.mark.usefixtures("x64")
+def test_neumann_on_a_weight_update_takes_the_transpose():
+    _, lam, v = point("float64")[-1]
+    found = solved(ng.Neumann(num_terms=4, step_size=1.0), "float64", problem=SCALED)
     p = neumann_sum((np.diag(RATES) @ H).T, v, 4, 1.0)
-    close(found.total["a"], 0.3 * lam + C.T @ (RATES * p), dtype)
+    close(found.total["a"], 0.3 * lam + C.T @ (RATES * p), "float64")
 
 
-def test_identity_equals_one_neumann_term(dtype):
-    one = solved(ng.Identity(scale=0.3), dtype)
-    other = solved(ng.Neumann(num_terms=1, step_size=0.3), dtype)
+def test_identity_equals_one_neumann_term():
+    one = solved(ng.Identity(scale=0.3), "float32")
+    other = solved(ng.Neumann(num_terms=1, step_size=0.3), "float32")
     np.testing.assert_array_equal(one.total["a"], other.total["a"])
 
 
@@ -182,8 +185,8 @@ def test_cg_absolute_tolerance_is_in_the_units_of_the_outer_gradient():
         assert int(found.stats.steps) == (0 if factor > 1 else 1)
 
 
-def test_a_zero_outer_gradient_leaves_the_direct_term(dtype):
-    params, hparams, inner, outer, _ = point(dtype)
+def test_a_zero_outer_gradient_leaves_the_direct_term():
+    params, hparams, inner, outer, _ = point("float32")
     for solver in (ng.CG(rtol=1e-6, max_steps=5), ng.Dense(), ng.Neumann(num_terms=3, step_size=0.1)):
         found = ng.hypergradient(
             QUADRATIC,
@@ -243,7 +246,7 @@ def test_cg_refuses_a_jacobian_that_is_not_symmetric(dtype):
 
 def test_params_far_from_the_minimum_are_reported_when_asked_for():
     assert solved(ng.Dense(), "float32", inner_tol=1e3).status is ng.Status.CONVERGED
-    with pytest.raises(ng.InnerNotConverged, match="inner_tol=0.001"):
+    with pytest.raises(ng.InnerNotConverged, match=r"inner_tol=0\.001"):
         solved(ng.Dense(), "float32", inner_tol=1e-3)
 
 
@@ -285,7 +288,10 @@ def test_wrong_input_is_refused_by_name():
         call(inner=_Unhashable())
     with pytest.raises(ng.UnsupportedSpec, match="inner problem int"):
         ng.hypergradient(
-            ng.BilevelProblem(inner=3, outer_loss=quadratic_outer), vector, vector, method=ng.Implicit(solver=ng.Dense())
+            ng.BilevelProblem(inner=3, outer_loss=quadratic_outer),
+            vector,
+            vector,
+            method=ng.Implicit(solver=ng.Dense()),
         )
 
 
@@ -345,18 +351,18 @@ def test_a_path_through_either_loss_connects_even_where_its_value_is_zero():
     assert float(direct.total["gain"]) == float(indirect.total["gain"]) == 0.0
 
 
-def test_any_pytree_passes_with_its_structure_and_empty_places(dtype):
+def test_any_pytree_passes_with_its_structure_and_empty_places():
     def loss(params, hparams, batch):
         (w, none), tail = params["z"], params["a"][0]
         assert none is None
-        return (hparams[0]["r"] * (w**2).sum() + (tail - hparams[1]) ** 2).astype(dtype)
+        return (hparams[0]["r"] * (w**2).sum() + (tail - hparams[1]) ** 2).astype("float32")
 
-    params = {"z": (jnp.ones(2, dtype), None), "a": [jnp.asarray(0.5, dtype)]}
-    hparams = ({"r": 0.7, "none": None}, jnp.asarray(2.0, dtype))
+    params = {"z": (jnp.ones(2, "float32"), None), "a": [jnp.asarray(0.5, "float32")]}
+    hparams = ({"r": 0.7, "none": None}, jnp.asarray(2.0, "float32"))
     problem = ng.BilevelProblem(inner=ng.Minimize(loss), outer_loss=loss)
     found = ng.hypergradient(problem, params, hparams, method=ng.Implicit(solver=ng.Dense()))
     assert jax.tree.structure(found.total) == jax.tree.structure(hparams)
-    assert {x.dtype for x in jax.tree.leaves(found.total)} == {jnp.dtype(dtype)}
+    assert {x.dtype for x in jax.tree.leaves(found.total)} == {jnp.dtype("float32")}
 
 
 def test_a_problem_is_compiled_once_for_its_shapes():
@@ -368,25 +374,28 @@ def test_a_problem_is_compiled_once_for_its_shapes():
 
     problem = ng.BilevelProblem(inner=ng.Minimize(loss), outer_loss=quadratic_outer)
     params, hparams, inner, outer, _ = point("float32")
+    counts = []
     for factor in (1.0, 2.0, 3.0):
         ng.hypergradient(
             problem,
-            jax.tree.map(lambda x: x * factor, params),  # noqa: B023
+            {"w": params["w"] * factor},
             hparams,
             method=ng.Implicit(solver=ng.Neumann(num_terms=3, step_size=0.1)),
             inner_batch=inner,
             outer_batch=outer,
         )
-        seen = len(traces) if factor == 1.0 else seen
-        assert len(traces) == seen
+        counts.append(len(traces))
+    assert counts[0] > 0
+    assert counts == counts[:1] * 3
 
 
-def test_nothing_passed_in_changes(dtype):
-    params, hparams, inner, outer, _ = jax.tree.map(np.array, point(dtype))
+def test_nothing_passed_in_changes():
+    params, hparams, inner, outer, _ = jax.tree.map(np.array, point("float32"))
     before = jax.tree.map(np.array, (params, hparams, inner, outer))
     method = ng.Implicit(solver=ng.Neumann(num_terms=3, step_size=0.1))
     first, second = (
-        ng.hypergradient(QUADRATIC, params, hparams, method=method, inner_batch=inner, outer_batch=outer) for _ in range(2)
+        ng.hypergradient(QUADRATIC, params, hparams, method=method, inner_batch=inner, outer_batch=outer)
+        for _ in range(2)
     )
     jax.tree.map(np.testing.assert_array_equal, (params, hparams, inner, outer), before)
     jax.tree.map(np.testing.assert_array_equal, first.total, second.total)
@@ -434,38 +443,39 @@ def test_under_jit_a_failure_is_a_status_and_no_error():
     assert int(found.status) == ng.Status.INDEFINITE
 
 
-def test_float32_stays_float32_where_float64_exists():
-    with jax.enable_x64(True):
-        for solver in (ng.Dense(), ng.CG(rtol=1e-4, max_steps=9), ng.Neumann(num_terms=4, step_size=0.1), ng.Identity()):
-            found = solved(solver, "float32")
-            kinds = {x.dtype for x in jax.tree.leaves((found.total, found.outer_loss, found.stats))}
-            assert kinds <= {jnp.dtype("float32"), jnp.dtype("int32")}
-            params, hparams, inner, outer, _ = point("float32")
-            program = jax.make_jaxpr(
-                lambda p, h: ng.hypergradient(
-                    QUADRATIC, p, h, method=ng.Implicit(solver=solver), inner_batch=inner, outer_batch=outer  # noqa: B023
-                )
-            )(params, hparams)
-            assert "f64" not in str(program)
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "solver", [ng.Dense(), ng.CG(rtol=1e-4, max_steps=9), ng.Neumann(num_terms=4, step_size=0.1), ng.Identity()]
+)
+def test_float32_stays_float32_where_float64_exists(solver):
+    found = solved(solver, "float32")
+    kinds = {x.dtype for x in jax.tree.leaves((found.total, found.outer_loss, found.stats))}
+    assert kinds <= {jnp.dtype("float32"), jnp.dtype("int32")}
+    params, hparams, inner, outer, _ = point("float32")
+    method = ng.Implicit(solver=solver)
+
+    def run(p, h):
+        return ng.hypergradient(QUADRATIC, p, h, method=method, inner_batch=inner, outer_batch=outer)
+
+    assert "f64" not in str(jax.make_jaxpr(run)(params, hparams))
 
 
-def test_the_given_optimizer_state_is_held_constant(dtype):
-    cast = functools.partial(jax.tree.map, lambda x: jnp.asarray(x, dtype))
+@pytest.mark.usefixtures("x64")
+def test_the_given_optimizer_state_is_held_constant():
+    cast = functools.partial(jax.tree.map, lambda x: jnp.asarray(x, "float64"))
     features = _RNG.normal(size=(6, N))
     w, trace, v = np.linspace(-1.0, 2.0, N), np.linspace(0.5, 0.1, N), np.ones(N)
     params, hparams = cast({"w": w}), cast({"lr": 0.3, "m": 0.6, "wd": 0.1})
-    problem = ng.BilevelProblem(
-        inner=ng.WeightUpdate(logistic_loss, sgd), outer_loss=lambda p, h, b: p["w"].sum()
-    )
+    problem = ng.BilevelProblem(inner=ng.WeightUpdate(logistic_loss, sgd), outer_loss=lambda p, h, b: p["w"].sum())
     _, (state, scale) = sgd(hparams).init(params)
     state = (optax.EmptyState(), (state._replace(trace=cast({"w": trace})), scale))
     found = ng.hypergradient(
         problem, params, hparams, method=ng.Implicit(solver=ng.Identity()), inner_batch=cast(features), opt_state=state
     )
     slope = -features.T @ (1.0 / (1.0 + np.exp(features @ w))) / 6
-    close(found.total["lr"], -v @ (0.6 * trace + slope + 0.1 * w), dtype)
-    close(found.total["m"], -v @ (0.3 * trace), dtype)
-    close(found.total["wd"], -v @ (0.3 * w), dtype)
+    close(found.total["lr"], -v @ (0.6 * trace + slope + 0.1 * w), "float64")
+    close(found.total["m"], -v @ (0.3 * trace), "float64")
+    close(found.total["wd"], -v @ (0.3 * w), "float64")
     fresh = ng.hypergradient(
         problem, params, hparams, method=ng.Implicit(solver=ng.Identity()), inner_batch=cast(features)
     )

@@ -38,15 +38,17 @@ def hypergradient(
 ) -> HyperGradient:
     """d outer_loss / d hparams at these params: total = direct - Bᵀp (see nestgrad.Implicit).
 
-    params: a pytree of floating arrays. hparams: a pytree of floating arrays or Python floats. opt_state: the optimizer's
-    state, for a WeightUpdate; a fresh one when None. It is compiled once for each problem, method and set of shapes: keep
-    the problem's functions, rather than writing them anew for each call.
+    params: a pytree of floating arrays. hparams: a pytree of floating arrays or Python floats. opt_state: the
+    optimizer's state, for a WeightUpdate; a fresh one when None. It is compiled once for each problem, method and set
+    of shapes: keep the problem's functions, rather than writing them anew for each call.
 
     Raises the errors of nestgrad: for wrong input always, for a failed solve unless throw=False, which returns the
     status instead. Under a user's own jit, vmap or scan a failed solve cannot raise; status is then an int32 array.
     """
     if not isinstance(method, Implicit):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UnsupportedSpec(f"hypergradient: method {method!r}, limit: Implicit. Remedy: pass Implicit(solver=CG(...)).")
+        raise UnsupportedSpec(
+            f"hypergradient: method {method!r}, limit: Implicit. Remedy: pass Implicit(solver=CG(...))."
+        )
     _require_hashable(problem, method)
     given = (params, hparams, inner_batch, outer_batch, opt_state)
     check_arguments(params=params, hparams=hparams, inner_batch=inner_batch, outer_batch=outer_batch)
@@ -83,8 +85,8 @@ def _require_hashable(problem: BilevelProblem, method: Implicit) -> None:
             hash(spec)
         except TypeError as error:
             raise InvalidInput(
-                f"hypergradient: {title} is not hashable ({error}), limit: functions and plain numbers, as it is static "
-                "under jit. Remedy: write the loss as a function, and pass its arrays through hparams or the batch."
+                f"hypergradient: {title} is not hashable ({error}), limit: functions and plain numbers, static under jit. "
+                "Remedy: write the loss as a function, and pass its arrays through hparams or the batch."
             ) from error
 
 

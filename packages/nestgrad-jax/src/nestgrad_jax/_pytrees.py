@@ -8,7 +8,7 @@ import jax
 
 from nestgrad import HyperGradient, OnePassInfo, Stats
 
-_STATIC = {Stats: ("eps",)}
+_STATIC: dict[type, tuple[str, ...]] = {Stats: ("eps",)}
 
 for _kind in (Stats, HyperGradient, OnePassInfo):
     _static = _STATIC.get(_kind, ())

@@ -1,7 +1,7 @@
 """Params, hparams and batches as pytrees fit to differentiate: their names, dtypes and the checks on them.
 
 What jit itself would hide (a float64 array cut to float32, an object that is no array) is checked before it, by
-`check_arguments`. All else is checked while tracing, where dtypes and shapes are known, and so costs nothing afterwards.
+`check_arguments`. All else is checked while tracing, where dtypes and shapes are known, and costs nothing afterwards.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from nestgrad import DtypeMismatch, InvalidInput, NonDifferentiableHyperparameter
@@ -28,7 +29,7 @@ def named_leaves(title: str, tree: Any) -> list[tuple[str, Any]]:
 
 def is_traced(tree: Any) -> bool:
     """Whether any leaf has no value yet, as under a user's own jit, vmap or scan."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def check_arguments(**trees: Any) -> None:

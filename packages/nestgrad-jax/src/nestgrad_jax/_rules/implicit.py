@@ -46,7 +46,7 @@ def implicit(spec: Implicit, point: Linearization, outer: Outer, hparams: Any) -
 def power_of_two(size: Array) -> Array:
     """The largest power of two up to size; 1 where size is zero, subnormal or not finite.
 
-    Dividing by it is exact and keeps every square from under- or overflowing. It is size with its mantissa bits cleared.
+    Dividing by it is exact and keeps squares from under- or overflowing. It is size with its mantissa bits cleared.
     """
     kind = jnp.dtype(f"uint{jnp.finfo(size.dtype).bits}")
     exponent_bits = lax.bitcast_convert_type(jnp.asarray(jnp.inf, size.dtype), kind)
@@ -72,8 +72,10 @@ def _stats(solve: Solve, *, rhs_norm: Array, optimality: Array, scale: Array) ->
 
 
 def _overall(spec: Implicit, solver: Array, optimality: Array, finite: Array) -> Array:
-    far = jnp.asarray(False) if spec.inner_tol is None else optimality > spec.inner_tol
-    own = first_of((~finite, Status.NONFINITE), (far, Status.INNER_NOT_CONVERGED), otherwise=Status.CONVERGED)
+    limit = jnp.inf if spec.inner_tol is None else spec.inner_tol
+    own = first_of(
+        (~finite, Status.NONFINITE), (optimality > limit, Status.INNER_NOT_CONVERGED), otherwise=Status.CONVERGED
+    )
     return jnp.where((solver <= code(Status.IDLE)) & (own != code(Status.CONVERGED)), own, solver)
 
 

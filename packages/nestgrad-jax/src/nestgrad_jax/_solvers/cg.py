@@ -65,7 +65,7 @@ def cg(spec: CG, operator: Operator, rhs: Array, symmetric: bool, scale: Array) 
 def _iterate(spec: CG, operator: Operator, rhs: Array, target: Array, *, start: Array) -> _State:
     """At most max_steps steps; squared residuals at or below target end them."""
     noise = max(10.0, math.sqrt(rhs.size)) * float(jnp.finfo(rhs.dtype).eps)
-    no, none, zero = jnp.asarray(False), jnp.zeros((), jnp.int32), jnp.zeros((), rhs.dtype)
+    no, none, zero = jnp.zeros((), bool), jnp.zeros((), jnp.int32), jnp.zeros((), rhs.dtype)
 
     def step(s: _State) -> _State:
         image = operator(s.direction)

@@ -10,7 +10,7 @@ from nestgrad_jax._solvers._common import SOLVERS, Operator, Solve, first_of
 from nestgrad_jax._tree import norm
 
 _UNROLLED_UP_TO = 64
-"""Products written out one after the other, since a loop can slow each of them (convolutions on a CPU by fifty times)."""
+"""Products written out one by one, since a loop can slow each of them (convolutions on a CPU by fifty times)."""
 
 
 @SOLVERS.register(Neumann)
@@ -47,9 +47,11 @@ def _status(sizes: Array, symmetric: bool) -> Array:
     """From the norms of all terms, as Neumann's docstring defines it."""
     last, finite = sizes[-1], jnp.isfinite(sizes[-1])
     growth = sizes[1:] > GROWTH_LIMIT * sizes[:-1]
-    growing = growth[-1] if sizes.size > 1 else jnp.asarray(False)
+    growing = growth[-1] if sizes.size > 1 else jnp.zeros((), bool)
     if not symmetric:
         growing &= last > GROWTH_LIMIT * jnp.maximum(sizes[0], sizes[(sizes.size - 1) // 2])
     return first_of(
-        (jnp.where(finite, growing, growth.any()), Status.DIVERGED), (~finite, Status.NONFINITE), otherwise=Status.TRUNCATED
+        (jnp.where(finite, growing, growth.any()), Status.DIVERGED),
+        (~finite, Status.NONFINITE),
+        otherwise=Status.TRUNCATED,
     )

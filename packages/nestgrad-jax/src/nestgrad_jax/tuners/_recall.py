@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from jax import Array
+from jax.core import Tracer
 
 from nestgrad import HyperGradient, Status
 from nestgrad_jax._rules.implicit import idle
@@ -16,8 +17,8 @@ from nestgrad_jax._rules.implicit import idle
 class Recall:
     """The step count, the natural values and the idle report that belong to the arrays last seen.
 
-    Arrays are recognised by identity, which says enough for JAX arrays, since nothing changes them; a state of any other
-    origin is read afresh. So forgetting everything would change no result.
+    Arrays are recognised by identity, which says enough for JAX arrays, since nothing changes them; a state of any
+    other origin is read afresh. So forgetting everything would change no result.
     """
 
     def __init__(self, natural: Callable[[Any], Any]) -> None:
@@ -64,4 +65,4 @@ def _nothing(hparams: Any) -> HyperGradient:
 
 def _lasting(leaves: list[Any]) -> bool:
     """Whether all are JAX arrays with values, which nothing can change or leave behind in a trace."""
-    return all(isinstance(leaf, Array) and not isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    return all(isinstance(leaf, Array) and not isinstance(leaf, Tracer) for leaf in leaves)

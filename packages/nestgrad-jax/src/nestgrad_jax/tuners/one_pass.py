@@ -130,7 +130,9 @@ class OnePass:
         self._recall.keep_values(after["hparams"], info.hparams)
         return after, replace(info, tuned=True, hypergradient=replace(found, status=status))
 
-    def _train(self, params: Any, opt_state: Any, values: Any, step: Array, batch: Any) -> tuple[Any, Any, Array, Array]:
+    def _train(
+        self, params: Any, opt_state: Any, values: Any, step: Array, batch: Any
+    ) -> tuple[Any, Any, Array, Array]:
         """(params, optimizer state, count and inner loss) of one training step."""
         check_matching(params, hparams=values, inner_batch=batch)
         loss, grads = jax.value_and_grad(scalar_loss(self._update.loss, "inner loss"))(params, values, batch)
@@ -144,7 +146,7 @@ class OnePass:
             state["params"], state["opt_state"], values, state["step"], inner_batch
         )
         after: OnePassState = {**state, "params": params, "opt_state": opt_state, "step": step}
-        tuned, nothing = jnp.asarray(False), idle(state["hparams"])
+        tuned, nothing = jnp.zeros((), bool), idle(state["hparams"])
         return after, OnePassInfo(inner_loss=loss, tuned=tuned, hypergradient=nothing, hparams=values)
 
     def _tune(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
@@ -168,7 +170,7 @@ class OnePass:
             "buffers": state["buffers"],
         }
         values = self._natural(moved)
-        return after, OnePassInfo(inner_loss=point.loss, tuned=jnp.asarray(True), hypergradient=found, hparams=values)
+        return after, OnePassInfo(inner_loss=point.loss, tuned=jnp.ones((), bool), hypergradient=found, hparams=values)
 
     def _in_leaves(self) -> BilevelProblem:
         """The problem as a function of the leaves: every hyperparameter goes through its space."""
