@@ -1,0 +1,150 @@
+"""The command `nestgrad`: options in, one screen of words out, and the exit code.
+
+0: done. 1: a check failed or training diverged. 2: bad input, nothing written. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from nestgrad import NestgradError
+from typer.core import TyperGroup
+
+from nestgrad_lab.errors import TrainingDiverged
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class Spoken(TyperGroup):
+    """A group of commands whose errors of ours are one message without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NestgradError as error:
+            typer.echo(f"nestgrad: error: {error}", err=True)
+            raise typer.Exit(FAILED if isinstance(error, TrainingDiverged) else BAD_INPUT) from None
+        except KeyboardInterrupt:
+            typer.echo("nestgrad: interrupted before the run began; nothing was written.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    name="nestgrad",
+    cls=Spoken,
+    help="Tune hyperparameters during one training run, and check that a backend's hypergradients are right.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def tune(  # noqa: PLR0917
+    data: Annotated[str, typer.Option(help="digits, uci/NAME (boston concrete energy kin8nm naval power wine-red yacht), or a CSV file.")] = "digits",
+    target: Annotated[str | None, typer.Option(help="The CSV column to predict.")] = None,
+    task: Annotated[str | None, typer.Option(help="regression or classification; found from the column by default.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="A CSV column to leave out; may be given again.")] = None,
+    backend: Annotated[str | None, typer.Option(help="torch or jax; the first that is installed by default.")] = None,
+    method: Annotated[str, typer.Option(help="neumann, identity or dense.")] = "neumann",
+    every: Annotated[int, typer.Option(help="Training steps per hyper step.")] = 10,
+    lookback: Annotated[int | None, typer.Option(help="Terms of the Neumann series; 5 by default.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; 2000, or 4000 for a UCI set, by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Training rows a step; 64, or all for a UCI set, by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, batches and split; the same seed gives the same numbers.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or what the backend knows: cuda:0, gpu.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    hidden: Annotated[int, typer.Option(help="Hidden units.")] = 50,
+    lr: Annotated[float, typer.Option(help="Initial learning rate, poor on purpose.")] = 1e-3,
+    momentum: Annotated[float, typer.Option(help="Initial momentum.")] = 0.5,
+    weight_decay: Annotated[float, typer.Option(help="Initial weight decay.")] = 1e-4,
+    out: Annotated[Path | None, typer.Option(help="The run folder, which must be new; runs/NAME-001 and so on by default.")] = None,
+) -> None:
+    """Train a small network that tunes its own learning rate, momentum and weight decay in one run.
+
+    With no option: scikit-learn's digits from a deliberately poor start, beside the same start without tuning.
+    """
+    from nestgrad_lab.report import report_tuning  # noqa: PLC0415  (--help need not wait for NumPy)
+    from nestgrad_lab.settings import Settings  # noqa: PLC0415
+
+    settings = Settings(
+        data=data,
+        target=target,
+        task=task,
+        drop=tuple(drop or ()),
+        backend=backend,
+        method=method,
+        every=every,
+        lookback=lookback,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        hidden=hidden,
+        learning_rate=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        out=out,
+    )
+    if report_tuning(settings) == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def backends() -> None:
+    """List the installed backends and what each supports."""
+    from nestgrad_lab.backends import print_backends  # noqa: PLC0415
+
+    print_backends()
+
+
+@app.command()
+def check(
+    backend: Annotated[str, typer.Option(help="An installed backend, or package.module:harness.")],
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    examples: Annotated[int, typer.Option(help="Random problems per check.")] = 100,
+    report: Annotated[Path | None, typer.Option(help="Write the results as JSON to this new file.")] = None,
+) -> None:
+    """Run the conformance suite on a backend: are its hypergradients right?"""
+    from nestgrad_lab.check import check_and_print  # noqa: PLC0415
+
+    if not check_and_print(backend, dtype, examples, report):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def clarke(
+    data: Annotated[str, typer.Option(help="A UCI set: uci/energy and so on.")] = "uci/energy",
+    algorithm: Annotated[str, typer.Option(help="WD+LR+M, WD+LR, Lorraine (WD alone) or Random (no tuning).")] = "WD+LR+M",
+    backend: Annotated[str | None, typer.Option(help="torch or jax; the first that is installed by default.")] = None,
+    starts: Annotated[int, typer.Option(help="Random starts.")] = 16,
+    steps: Annotated[int, typer.Option(help="Training steps of each.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Of the starts and their weights.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or what the backend knows: cuda:0, gpu.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    out: Annotated[Path | None, typer.Option(help="The run folder, which must be new.")] = None,
+) -> None:
+    """Repeat the UCI experiment of Clarke et al. 2022: final test error over random starts."""
+    from nestgrad_lab.clarke import Experiment, report_experiment  # noqa: PLC0415
+
+    experiment = Experiment(
+        data=data,
+        algorithm=algorithm,
+        backend=backend,
+        starts=starts,
+        steps=steps,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        out=out,
+    )
+    if report_experiment(experiment) == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,49 @@
+"""The three hyperparameters of SGD and the spaces that they live in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nestgrad import Log10, Logit, Space
+
+from nestgrad_lab.errors import OptionError
+
+RATE_RANGE = (1e-10, 1.0)
+"""Clarke et al. 2022 clip the learning rate to this range after each hyper step."""
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """Its option on the command line, its title, the title of what the hypergradient is taken in, and its space."""
+
+    option: str
+    title: str
+    leaf: str
+    space: Space
+    log_axis: bool
+
+
+HYPERPARAMETERS = {
+    "learning_rate": Hyperparameter("--lr", "learning rate", "log10 of it", Log10(1e-3, clip=RATE_RANGE), True),
+    "momentum": Hyperparameter("--momentum", "momentum", "logit of it", Logit(0.5), False),
+    "weight_decay": Hyperparameter("--weight-decay", "weight decay", "log10 of it", Log10(1e-4), True),
+}
+POOR_START = {name: float(known.space.initial) for name, known in HYPERPARAMETERS.items()}
+"""Where runs start unless told otherwise: a learning rate hundreds of times too small and little momentum."""
+
+
+def spaces(values: Mapping[str, float]) -> dict[str, Space]:
+    """A space for each named initial value; raises OutOfSpace, or OptionError beyond the clip, naming the option."""
+    found: dict[str, Space] = {}
+    for name, value in values.items():
+        known = HYPERPARAMETERS[name]
+        known.space.require(value, known.option)
+        low, high = known.space.clip or (value, value)
+        if not low <= value <= high:
+            raise OptionError(
+                f"{known.option} {value:g}: beyond the range that tuning keeps it in, limit: {low:g} to {high:g}. "
+                "Remedy: start inside."
+            )
+        found[name] = known.space.starting_at(value)
+    return found
