@@ -17,5 +17,5 @@ def dtype(request):
 
 @pytest.fixture
 def x64():
-    with jax.enable_x64(True):  # noqa: FBT003 - its argument has no name
+    with jax.enable_x64(True):
         yield

@@ -85,8 +85,8 @@ def _require_hashable(problem: BilevelProblem, method: Implicit) -> None:
             hash(spec)
         except TypeError as error:
             raise InvalidInput(
-                f"hypergradient: {title} is not hashable ({error}), limit: functions and plain numbers, static under jit. "
-                "Remedy: write the loss as a function, and pass its arrays through hparams or the batch."
+                f"hypergradient: {title} is not hashable ({error}), limit: functions and numbers, as it is static "
+                "under jit. Remedy: write the loss as a function, and pass its arrays by hparams or the batch."
             ) from error
 
 
