@@ -1,7 +1,7 @@
 """Bugs to plant: each a few words of a backend's source replaced, and the check that must notice.
 
-The subject is a copy of the reference backend under another package name, so that the oracle stays whole. The numbers are
-those of the field's list of hypergradient bugs, 1 to 32; 33 and 35 continue it where they apply.
+The subject is a copy of the reference backend under another package name, so that the oracle stays whole. The numbers
+are those of the field's list of hypergradient bugs, 1 to 32; 33 and 35 continue it where they apply.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ BUGS = [
         "shared hyperparameter broadcast wrongly",
         RULE,
         INDIRECT,
-        f"for place in {SHAPED}:\n        if place.ndim == 0:\n            point.mixed[1:, int(place)] = 0.0\n    {INDIRECT}",
+        f"for place in {SHAPED}:\n        if place.ndim == 0:\n            point.mixed[1:, int(place)] = 0.0\n"
+        f"    {INDIRECT}",
         "shared_hyperparameter_gets_the_sum",
     ),
     Bug(

@@ -57,10 +57,10 @@ def test_an_unchanged_copy_passes_every_check(planted: Harness) -> None:
 
 
 @pytest.mark.parametrize(
-    "planted, bug", [(bug, bug) for bug in BUGS], indirect=["planted"], ids=[bug.name for bug in BUGS]
+    ("planted", "bug"), [(bug, bug) for bug in BUGS], indirect=["planted"], ids=[bug.name for bug in BUGS]
 )
 def test_planted_bug_is_caught_by_the_named_check(planted: Harness, bug: Bug) -> None:
-    """The check passes on the whole backend and fails on this one, by a wrong answer and not by a crash of the plant."""
+    """The check passes on the whole backend and fails on this one, by a wrong answer and not by a crash."""
     assert _on_the_whole_backend(bug.check) == "passed"
     (result,) = check_backend(planted, max_examples=100, checks=[bug.check])
     assert result.status == "failed", f"{bug.number} ({bug.name}) survives {bug.check}"

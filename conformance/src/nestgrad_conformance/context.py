@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import autograd.numpy as anp
+import autograd.numpy as anp  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from hypothesis import assume
 
 import nestgrad_reference
 from nestgrad import HyperGradient, Implicit, tree
 from nestgrad_conformance import tolerances
-from nestgrad_conformance.expected import expected_indirect
+from nestgrad_conformance.expected import expected_adjoint
 from nestgrad_conformance.harness import Harness
 from nestgrad_conformance.problems import Case
 from nestgrad_reference import Materialized
 
-REFERENCE = Harness(
+_XP: Any = anp  # its names are made at import, out of a type checker's sight
+REFERENCE = Harness(  # not nestgrad_reference.testing's, which imports this package
     backend=nestgrad_reference,
-    xp=anp,
+    xp=_XP,
     from_numpy=np.array,
     to_numpy=np.asarray,
     dtypes=("float64",),
@@ -36,7 +37,7 @@ class Context:
     harness: Harness
     dtype: str
 
-    def supported(self, solvers: Sequence[Any]) -> list[Any]:
+    def supported(self, solvers: Iterable[object]) -> list[Any]:
         """Those of the solver specs that the backend has a rule for."""
         return [solver for solver in solvers if self.harness.backend.supports(type(solver))]
 
@@ -51,7 +52,19 @@ class Context:
 
     def numpy(self, values: Any) -> Any:
         """The backend's arrays as a float64 NumPy tree."""
-        return tree.map(lambda x: np.asarray(self.harness.to_numpy(x), np.float64), values)
+
+        def convert(x: Any) -> np.ndarray:
+            return np.asarray(self.harness.to_numpy(x), np.float64)
+
+        return tree.map(convert, values)
+
+    def seen(self, values: Any) -> Any:
+        """A NumPy tree with every number rounded to the dtype, as float64: what the backend sees."""
+
+        def rounded(x: Any) -> np.ndarray:
+            return np.asarray(x, self.dtype).astype(np.float64)
+
+        return tree.map(rounded, values)
 
     def hypergradient(
         self, case: Case, solver: Any, *, throw: bool = True, inner_tol: float | None = None
@@ -81,22 +94,28 @@ class Context:
         )
 
     def agree(self, case: Case, solver: Any) -> HyperGradient:
-        """Assert that the backend's three parts equal the solver's dense formula; return the backend's answer.
+        """Assert that the backend's outer loss and three parts equal the solver's dense formula; return its answer.
 
-        The status is left to other checks: a series that diverges must still be the series.
+        direct = ∂L_out/∂λ, indirect = -Bᵀp with p by the table EXPECTED, total their sum. The status is left to other
+        checks: a series that diverges must still be the series.
         """
         found = self.hypergradient(case, solver, throw=False)
         point = self.materialize(case)
-        indirect, size = expected_indirect(solver, point)
+        p = expected_adjoint(solver, point)
+        indirect = -point.mixed.T @ p
+        size = tolerances.indirect_scale(point.mixed, p, _blocks(case.hparams))
         limit = tolerances.rtol(solver, self.dtype)
         terms = tolerances.direct_scale(point)
+        weights = np.concatenate([np.reshape(leaf, -1) for leaf in tree.leaves(case.params)])
+        loss = np.array([tolerances.loss_scale(point, weights)])
+        self.close(found.outer_loss, np.asarray(point.outer_loss), limit, what="outer_loss", scale=loss)
         self.close(found.direct, self.like(case, point.direct), limit, what="direct", scale=terms)
         self.close(found.indirect, self.like(case, indirect), limit, what="indirect", scale=size)
         self.close(found.total, self.like(case, point.direct + indirect), limit, what="total", scale=size + terms)
         return found
 
     def assume_conditioned(self, case: Case, limit: float = 300.0) -> None:
-        """Draw again unless the Jacobian's condition number is below the limit, which the tolerances of solves assume."""
+        """Draw again unless the Jacobian's condition number is below the limit that the tolerances of solves assume."""
         assume(bool(np.linalg.cond(self.materialize(case).jacobian) < limit))
 
     def like(self, case: Case, flat: np.ndarray) -> Any:
@@ -114,9 +133,9 @@ class Context:
         wanted = tree.named_leaves(expected)
         assert actual.keys() == wanted.keys(), f"{what}: paths {sorted(actual)} instead of {sorted(wanted)}"
         start = 0
-        for name, right in wanted.items():
+        for name, value in wanted.items():
             array = np.asarray(self.harness.to_numpy(actual[name]))
-            right = np.asarray(right, np.float64)
+            right = np.asarray(value, np.float64)
             assert array.shape == right.shape, f"{what}[{name!r}]: shape {array.shape} instead of {right.shape}"
             assert str(array.dtype) == self.dtype, f"{what}[{name!r}]: dtype {array.dtype} instead of {self.dtype}"
             size = 0.0 if scale is None else float(np.linalg.norm(scale[start : start + right.size]))
@@ -127,3 +146,16 @@ class Context:
                 f"{what}[{name!r}]: error {error:.3g}, limit {bound:.3g} (relative {limit:g}); "
                 f"got {array.tolist()}, expected {right.tolist()}"
             )
+
+
+def _blocks(hparams: Any) -> list[slice]:
+    """The columns of B that belong to each hyperparameter: all leaves under one key of the outermost tree."""
+    ends: dict[str, int] = {}
+    starts: dict[str, int] = {}
+    end = 0
+    for name, leaf in tree.named_leaves(hparams).items():
+        key = name.partition("/")[0]
+        starts.setdefault(key, end)
+        end += np.size(leaf)
+        ends[key] = end
+    return [slice(start, ends[key]) for key, start in starts.items()]

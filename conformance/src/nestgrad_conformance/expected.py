@@ -1,6 +1,7 @@
-"""The number that each solver spec stands for, as a dense formula on v and the transposed Jacobian.
+"""The number that each solver spec stands for, as a dense formula on v = ∂L_out/∂w and the transposed Jacobian.
 
-A table, so that the author of a new spec adds its formula: EXPECTED[MySpec] = formula.
+A table, so that the author of a new spec adds its formula: EXPECTED[MySpec] = formula. None of them shares code with a
+backend, the reference included.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def _neumann(spec: Neumann, matrix: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _cg(spec: CG, matrix: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """The solution; without a tolerance K (KᵀJK)⁻¹ Kᵀv, K an orthonormal basis of span{v, Jv, …}, max_steps wide."""
     if not spec.truncated:
         return np.linalg.solve(matrix, v)
     if not v.any():
@@ -46,7 +48,6 @@ def _cg(spec: CG, matrix: np.ndarray, v: np.ndarray) -> np.ndarray:
 EXPECTED: dict[type, Formula] = {Dense: _dense, Identity: _identity, Neumann: _neumann, CG: _cg}
 
 
-def expected_indirect(spec: Any, point: Materialized) -> tuple[np.ndarray, np.ndarray]:
-    """(-Bᵀp, |B|ᵀ|p|): the indirect term by the formula, and the size that its rounding errors are measured against."""
-    p = EXPECTED[type(spec)](spec, point.jacobian.T, point.outer_gradient)
-    return -point.mixed.T @ p, np.abs(point.mixed).T @ np.abs(p)
+def expected_adjoint(spec: Any, point: Materialized) -> np.ndarray:
+    """p by the spec's formula; the indirect term is -Bᵀp."""
+    return EXPECTED[type(spec)](spec, point.jacobian.T, point.outer_gradient)

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from nestgrad import Backend, InvalidInput, get_backend
+from nestgrad import BilevelProblem, HyperGradient, Implicit, InvalidInput, get_backend
 
 Array = Any
+
+
+class HypergradientBackend(Protocol):
+    """What the suite needs of a backend's module; `OnePass` is optional, and its checks are skipped without it."""
+
+    __name__: str
+
+    def hypergradient(
+        self,
+        problem: BilevelProblem,
+        params: Any,
+        hparams: Any,
+        *,
+        method: Implicit,
+        inner_batch: Any = None,
+        outer_batch: Any = None,
+        opt_state: Any = None,
+        throw: bool = True,
+    ) -> HyperGradient: ...
+
+    def supports(self, spec_type: type, /) -> bool: ...
 
 
 class ArrayNamespace(Protocol):
@@ -33,12 +54,13 @@ class Harness:
     """A backend and the few things needed to put a problem to it.
 
     backend: the module. xp: functions that the backend differentiates. from_numpy, to_numpy: arrays there and back,
-    keeping dtype and shape, 0-d included. dtypes: the precisions to check. sgd(learning_rate, momentum, weight_decay): a
-    functional optimizer, for WeightUpdate and OnePass. adam(learning_rate): an outer optimizer (0.9, 0.999, 1e-8), for
-    OnePass. detach: cuts a value off from differentiation. precision(dtype): a context in which that dtype exists.
+    keeping dtype and shape, 0-d included. dtypes: the precisions to check. sgd(learning_rate, momentum, weight_decay):
+    a functional optimizer, for WeightUpdate and OnePass; a setting is a scalar or a tree like the params.
+    adam(learning_rate): an outer optimizer (0.9, 0.999, 1e-8), for OnePass. detach: cuts a value off from
+    differentiation. precision(dtype): a context in which that dtype exists.
     """
 
-    backend: Backend
+    backend: HypergradientBackend
     xp: ArrayNamespace
     from_numpy: Callable[[np.ndarray], Array]
     to_numpy: Callable[[Array], np.ndarray]
@@ -63,10 +85,25 @@ def load_harness(name: str, *, device: str | None = None) -> Harness:
     if isinstance(found, Harness):
         if device is not None:
             raise InvalidInput(
-                f"harness {path!r}: fixed to its own device, asked for {device!r}. Remedy: make it a function of device."
+                f"harness {path!r}: fixed to its own device, asked for {device!r}, limit: 0 devices. "
+                "Remedy: make it a function of device."
             )
         return found
+    if not callable(found):
+        raise InvalidInput(
+            f"harness {path!r}: got {type(found).__name__}, limit: a Harness or a function of device. Remedy: make one."
+        )
     made = found(device) if device is not None else found()
     if not isinstance(made, Harness):
         raise InvalidInput(f"harness {path!r}: got {type(made).__name__}, limit: a Harness. Remedy: return one.")
     return made
+
+
+def require_dtypes(harness: Harness, dtypes: Iterable[str]) -> None:
+    """Raise InvalidInput for a dtype that the harness does not list."""
+    for dtype in dtypes:
+        if dtype not in harness.dtypes:
+            raise InvalidInput(
+                f"dtype {dtype!r}: limit: {', '.join(harness.dtypes)} of {harness.backend.__name__}'s harness. "
+                "Remedy: choose one of these, or add it to Harness.dtypes."
+            )

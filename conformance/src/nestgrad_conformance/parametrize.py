@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nestgrad_conformance.harness import Harness
-from nestgrad_conformance.registry import CHECKS, require_known
+from nestgrad_conformance.harness import Harness, require_dtypes
+from nestgrad_conformance.registry import CHECKS, require_reasons
 from nestgrad_conformance.running import missing, run_check
 
 
@@ -21,12 +21,15 @@ def parametrize_with_checks(
 ) -> Callable[[Callable[..., Any]], Any]:
     """Parametrise `def test_conformance(run): run()` by every check and dtype of the harness.
 
-    expected_failures maps a check's name to its reason; such a check must fail (strictly). Unknown names raise.
+    expected_failures maps a check's name to its reason; such a check must fail (strictly). UnknownCheck for a name that
+    does not exist, InvalidInput for a reason left out or a dtype that the harness does not list.
     """
     declared = dict(expected_failures or {})
-    require_known(declared)
+    wanted = harness.dtypes if dtypes is None else dtypes
+    require_reasons(declared)
+    require_dtypes(harness, wanted)
     cases: list[Any] = []
-    for dtype in harness.dtypes if dtypes is None else dtypes:
+    for dtype in wanted:
         for check in CHECKS.values():
             marks: list[Any] = []
             why = missing(check, harness, dtype)

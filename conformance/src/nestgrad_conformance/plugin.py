@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nestgrad_conformance.harness import load_harness
-from nestgrad_conformance.registry import CHECKS, require_known
+from nestgrad import InvalidInput, NestgradError
+from nestgrad_conformance.harness import Harness, load_harness, require_dtypes
+from nestgrad_conformance.registry import CHECKS, Check, require_reasons
 from nestgrad_conformance.report import write_report
 from nestgrad_conformance.running import CheckResult, missing, run_check
+
+_RECORD = "nestgrad"  # the name under which a test's record travels from a worker to the reporter
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,57 +34,101 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--nestgrad-report", type=Path, help="JSON file to write; the dtype is put before its suffix")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What the options ask for."""
+
+    harness: Harness
+    dtypes: tuple[str, ...]
+    expected_failures: dict[str, str]
+    examples: int
+    derandomize: bool
+    report: Path | None
+
+
+_PLAN = pytest.StashKey[_Plan]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options before anything is collected, and install the reporter."""
+    if config.getoption("--nestgrad-harness"):
+        try:
+            plan = _plan(lambda name: config.getoption(f"--nestgrad-{name}"))
+        except NestgradError as error:
+            raise pytest.UsageError(f"{type(error).__name__}: {error}") from error
+        config.stash[_PLAN] = plan
+        if plan.report is not None and not hasattr(config, "workerinput"):
+            config.pluginmanager.register(_Reporter(plan.harness, plan.report), "nestgrad-reporter")
+
+
+def _plan(option: Callable[[str], Any]) -> _Plan:
+    harness = load_harness(option("harness"), device=option("device"))
+    dtypes = tuple(option("dtype") or harness.dtypes)
+    require_dtypes(harness, dtypes)
+    return _Plan(
+        harness=harness,
+        dtypes=dtypes,
+        expected_failures=_expected_failures(option("expected-failures")),
+        examples=option("examples"),
+        derandomize=not option("random"),
+        report=option("report"),
+    )
+
+
+def _expected_failures(file: Path | None) -> dict[str, str]:
+    if file is None:
+        return {}
+    try:
+        declared: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"expected failures {str(file)!r}: {error}, limit: a JSON object of reasons by check name. "
+            "Remedy: write one."
+        ) from error
+    require_reasons(declared)
+    return declared
+
+
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Name the backend and what it says it lacks."""
-    path = config.getoption("--nestgrad-harness")
-    return f"nestgrad conformance: {path}, {len(CHECKS)} checks" if path else None
+    """Name the backend and the number of checks."""
+    plan = config.stash.get(_PLAN, None)
+    if plan is None:
+        return None
+    return f"nestgrad conformance: {plan.harness.backend.__name__}, {', '.join(plan.dtypes)}, {len(CHECKS)} checks"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the suite's one test its checks."""
     if "nestgrad_check" not in metafunc.fixturenames:
         return
-    config = metafunc.config
-    path = config.getoption("--nestgrad-harness")
-    if not path:
-        metafunc.parametrize(
-            "nestgrad_check", [pytest.param(None, marks=pytest.mark.skip(reason="pass --nestgrad-harness"))]
+    plan = metafunc.config.stash.get(_PLAN, None)
+    if plan is None:
+        raise pytest.UsageError(
+            "no backend to check. Remedy: pass --nestgrad-harness with package.module:attribute or a backend's name."
         )
-        return
-    harness = load_harness(path, device=config.getoption("--nestgrad-device"))
-    file = config.getoption("--nestgrad-expected-failures")
-    declared: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    require_known(declared)
     cases: list[Any] = []
-    for dtype in config.getoption("--nestgrad-dtype") or harness.dtypes:
+    for dtype in plan.dtypes:
         for check in CHECKS.values():
-            marks = []
-            if check.name in declared:
-                marks.append(pytest.mark.xfail(reason=declared[check.name], strict=True))
-            cases.append(pytest.param((harness, check, dtype), id=f"{check.name}-{dtype}", marks=marks))
+            reason = plan.expected_failures.get(check.name)
+            marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
+            cases.append(pytest.param((check, dtype), id=f"{check.name}-{dtype}", marks=marks))
     metafunc.parametrize("nestgrad_check", cases)
 
 
 @pytest.fixture
-def nestgrad_run(nestgrad_check: Any, request: pytest.FixtureRequest) -> Any:
+def nestgrad_run(nestgrad_check: tuple[Check, str], request: pytest.FixtureRequest) -> Callable[[], None]:
     """A call that runs the parametrised check and records how it ended."""
+    plan = request.config.stash[_PLAN]
+    check, dtype = nestgrad_check
 
     def run() -> None:
-        harness, check, dtype = nestgrad_check
-        config = request.config
         started, examples, status, message = time.perf_counter(), 0, "failed", ""
         try:
-            why = missing(check, harness, dtype)
+            why = missing(check, plan.harness, dtype)
             if why is not None:
                 status, message = "skipped", why
                 pytest.skip(why)
-            examples = run_check(
-                check,
-                harness,
-                dtype,
-                max_examples=config.getoption("--nestgrad-examples"),
-                derandomize=not config.getoption("--nestgrad-random"),
-            )
+            examples = run_check(check, plan.harness, dtype, max_examples=plan.examples, derandomize=plan.derandomize)
             status = "passed"
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
@@ -93,7 +142,7 @@ def nestgrad_run(nestgrad_check: Any, request: pytest.FixtureRequest) -> Any:
                 examples=examples,
                 requires=check.requires,
             )
-            request.node.user_properties.append(("nestgrad", {"dtype": dtype, **result.record()}))
+            request.node.user_properties.append((_RECORD, {"dtype": dtype, **result.record()}))
 
     return run
 
@@ -101,32 +150,29 @@ def nestgrad_run(nestgrad_check: Any, request: pytest.FixtureRequest) -> Any:
 class _Reporter:
     """Gathers what the tests recorded, from all workers, and writes one report a dtype."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
+    def __init__(self, harness: Harness, path: Path) -> None:
+        self._harness, self._path = harness, path
         self._results: dict[str, list[CheckResult]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when != "call" and not (report.when == "setup" and report.skipped):
+        if report.when != "call":
             return
         for name, record in report.user_properties:
-            if name == "nestgrad" and isinstance(record, dict):
-                values = {**record, "requires": tuple(record["requires"])}
-                dtype = values.pop("dtype")
-                if hasattr(report, "wasxfail"):
-                    values["status"] = "xfailed" if report.skipped else "failed"
-                self._results.setdefault(dtype, []).append(CheckResult(**values))
+            if name == _RECORD:
+                self._add(record, report)
+
+    def _add(self, record: Any, report: pytest.TestReport) -> None:
+        values: dict[str, Any] = {**record, "requires": tuple(record["requires"])}
+        dtype = values.pop("dtype")
+        result = CheckResult(**values)
+        if result.status == "failed" and report.skipped:
+            result = replace(result, status="xfailed", message=str(getattr(report, "wasxfail", "")))
+        elif result.status == "passed" and report.failed:  # expected to fail, but passed
+            result = replace(result, status="failed", message=report.longreprtext)
+        self._results.setdefault(dtype, []).append(result)
 
     def pytest_sessionfinish(self) -> None:
-        path: Path | None = self._config.getoption("--nestgrad-report")
-        if path is None or not self._results or hasattr(self._config, "workerinput"):
-            return
-        harness = load_harness(
-            self._config.getoption("--nestgrad-harness"), device=self._config.getoption("--nestgrad-device")
-        )
         for dtype, results in self._results.items():
-            write_report(path.with_name(f"{path.stem}-{dtype}{path.suffix}"), harness, dtype, results)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Install the reporter."""
-    config.pluginmanager.register(_Reporter(config), "nestgrad-reporter")
+            write_report(
+                self._path.with_name(f"{self._path.stem}-{dtype}{self._path.suffix}"), self._harness, dtype, results
+            )

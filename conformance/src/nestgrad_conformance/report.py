@@ -29,7 +29,8 @@ def report(harness: Harness, dtype: str, results: Sequence[CheckResult]) -> dict
 
 
 def write_report(path: Path, harness: Harness, dtype: str, results: Sequence[CheckResult]) -> None:
-    """Write the record; the file appears whole or not at all."""
+    """Write the record, in a folder that is made where it is missing; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".partial")
     partial.write_text(json.dumps(report(harness, dtype, results), indent=1) + "\n", encoding="utf-8")
     partial.replace(path)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from nestgrad import SPECS
 from nestgrad_conformance.context import Context
 from nestgrad_conformance.draws import Draw
-from nestgrad_conformance.harness import Harness
-from nestgrad_conformance.registry import CHECKS, Check, require_known
+from nestgrad_conformance.harness import Harness, require_dtypes
+from nestgrad_conformance.registry import CHECKS, Check, require_known, require_reasons
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,28 +59,32 @@ def run_check(
     derandomize: bool = True,
     shrink: bool = True,
 ) -> int:
-    """Run a check on drawn problems; raises what the check raises. Returns the number of examples."""
-    count = max(1, max_examples // 10) if check.slow else max_examples
-    phases = [Phase.explicit, Phase.generate, *([Phase.shrink] if shrink else [])]
+    """Run a check on drawn problems; raises what the check raises. Returns the number of problems that it held for.
+
+    derandomize: draw the same problems on every run, others for each check.
+    """
+    held = 0
 
     @settings(
-        max_examples=count,
+        max_examples=max(1, max_examples // 10) if check.slow else max_examples,
         deadline=None,
         database=None,
-        derandomize=derandomize,
-        phases=phases,
-        suppress_health_check=list(HealthCheck),
+        derandomize=False,  # hypothesis would seed by the source of on_example, the same for every check
+        phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
+        suppress_health_check=cast("list[HealthCheck]", list(HealthCheck)),
         print_blob=False,
         report_multiple_bugs=False,
     )
     @given(st.data())
     def on_example(data: Any) -> None:
+        nonlocal held
         check.function(Context(harness, dtype), Draw(data))
+        held += 1
 
-    on_example.hypothesis.inner_test.__qualname__ = check.name  # type: ignore[attr-defined] # pyright: ignore
+    run = seed(zlib.crc32(check.name.encode()))(on_example) if derandomize else on_example
     with harness.precision(dtype):
-        on_example()
-    return count
+        run()
+    return held
 
 
 def check_backend(
@@ -93,12 +98,14 @@ def check_backend(
 ) -> list[CheckResult]:
     """Run the checks without pytest and return how each ended.
 
-    expected_failures maps a check's name to the reason; one that passes is reported as failed. Unknown names raise.
+    expected_failures maps a check's name to the reason; one that passes is reported as failed. UnknownCheck for a name
+    that does not exist, InvalidInput for a reason left out or a dtype that the harness does not list.
     """
     declared = dict(expected_failures or {})
     chosen = list(CHECKS) if checks is None else list(checks)
     require_known(chosen)
-    require_known(declared)
+    require_reasons(declared)
+    require_dtypes(harness, [dtype])
     results: list[CheckResult] = []
     for name in chosen:
         result = _one(CHECKS[name], harness, dtype, max_examples, declared.get(name))
@@ -119,7 +126,7 @@ def _one(check: Check, harness: Harness, dtype: str, max_examples: int, reason: 
             status, message = "passed", ""
             if reason is not None:
                 status, message = "failed", f"expected to fail ({reason}), but passes: remove it from expected_failures"
-        except Exception as error:  # whatever a backend raises is that check's failure
+        except Exception as error:  # noqa: BLE001  (whatever a backend raises is that check's failure)
             status = "xfailed" if reason is not None else "failed"
             message = reason or f"{type(error).__name__}: {error}"
     return CheckResult(

@@ -149,7 +149,7 @@ def neumann(at: Derivatives, terms: int, step: float) -> Array:
 
 
 def krylov(at: Derivatives, steps: int) -> Array:
-    """p = K (KᵀJK)⁻¹ Kᵀ v with K = [v, Jv, …, Jᵏ⁻¹v], in exact rational arithmetic: K is far too ill-conditioned for floats."""
+    """p = K (KᵀJK)⁻¹ Kᵀ v with K = [v, Jv, …, Jᵏ⁻¹v], in exact fractions: K is too ill-conditioned for floats."""
     matrix = [[Fraction(float(x)) for x in row] for row in at.jacobian]
     columns = [[Fraction(float(x)) for x in at.slope]]
     for _ in range(steps):

@@ -77,7 +77,9 @@ class Drawn:
 
 def regression(rng: np.random.Generator, columns: int) -> tuple[Any, Any]:
     """Training and validation rows, of different numbers."""
-    return tuple((rng.normal(size=(rows, columns)), rng.normal(size=rows)) for rows in rng.choice([3, 5, 9, 12], 2, False))
+    return tuple(
+        (rng.normal(size=(rows, columns)), rng.normal(size=rows)) for rows in rng.choice([3, 5, 9, 12], 2, False)
+    )
 
 
 def draw_network(rng: np.random.Generator) -> tuple[Any, ...]:
@@ -206,7 +208,7 @@ def test_hypergradients_equal_complex_steps_and_dense_algebra(family, record_pro
         worst = max(worst, (error, f"case {case} with {solver}"))
     summary = f"{family}: worst relative error {worst[0]:.2g} in {worst[1]}, limit {LIMIT:g}; {used}"
     record_property("worst relative error", worst[0])
-    print(summary)
+    print(summary)  # noqa: T201  (pytest -rP shows the figure)
     assert worst[0] <= LIMIT, summary
     assert min(used.values()) >= 5, f"a solver is hardly tried: {used}"
 

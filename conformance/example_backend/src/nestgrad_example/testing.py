@@ -1,6 +1,5 @@
 """The harness of the example backend."""
 
-import autograd.numpy as anp
 import numpy as np
 from autograd.tracer import getval
 
@@ -10,7 +9,7 @@ from nestgrad_reference.optim import sgd
 
 harness = Harness(
     backend=nestgrad_example,
-    xp=anp,
+    xp=nestgrad_example.xp,
     from_numpy=np.array,
     to_numpy=np.asarray,
     dtypes=("float64",),

@@ -37,7 +37,7 @@ _SERIES = Neumann(num_terms=2, step_size=0.1)
 def integer_hyperparameters_are_refused(ctx: Context, draw: Draw) -> None:
     """An integer or boolean hyperparameter raises NonDifferentiableHyperparameter with its name."""
     case = problems.ridge(draw, 3, shared=True)
-    value = draw.pick([np.asarray(1), np.asarray(True)], "value")
+    value = np.asarray(1, draw.pick(["int64", "bool"], "dtype"))
     with refused(NonDifferentiableHyperparameter, "decay"):
         ctx.hypergradient(case.with_(hparams={"decay": value}), _SERIES)
 
@@ -46,7 +46,7 @@ def integer_hyperparameters_are_refused(ctx: Context, draw: Draw) -> None:
 def integer_params_are_refused(ctx: Context, draw: Draw) -> None:
     """An integer leaf among params raises InvalidInput with its name."""
     case = problems.ridge(draw, 3, shared=True)
-    with refused(InvalidInput, "w"):
+    with refused(InvalidInput, "'w'"):
         ctx.hypergradient(case.with_(params={"w": np.arange(3)}), _SERIES)
 
 
@@ -92,7 +92,11 @@ class DetachedInner:
 def detached_hyperparameters_are_refused(ctx: Context, draw: Draw) -> None:
     """A hyperparameter cut off by detach or stop_gradient raises DisconnectedHyperparameter."""
     case = problems.ridge(draw, 3, shared=draw.pick([True, False], "shared"))
-    cut = case.with_(inner_loss=lambda xp: DetachedInner(xp, ctx.harness.detach))
+
+    def detached(xp: Any) -> DetachedInner:
+        return DetachedInner(xp, ctx.harness.detach)
+
+    cut = case.with_(inner_loss=detached)
     with refused(DisconnectedHyperparameter, "decay"):
         ctx.hypergradient(cut, _SERIES)
 

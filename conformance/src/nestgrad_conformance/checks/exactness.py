@@ -19,7 +19,7 @@ def dense_equals_closed_form_on_quadratics(ctx: Context, draw: Draw) -> None:
     right = problems.quadratic_closed_form(case.rounded(ctx.dtype))
     found = ctx.hypergradient(case, Dense())
     limit = tolerances.rtol(Dense(), ctx.dtype)
-    ctx.close(found.total, {"shift": right}, limit, what="total", scale=_size(case))
+    ctx.close(found.total, {"shift": right}, limit, what="total", scale=problems.quadratic_scale(case))
 
 
 @check("Minimize", "Dense")
@@ -28,7 +28,7 @@ def dense_equals_closed_form_on_ridge(ctx: Context, draw: Draw) -> None:
     case = problems.ridge(draw, draw.pick([1, 3], "n"), shared=draw.pick([True, False], "shared"))
     right = problems.ridge_closed_form(case.rounded(ctx.dtype))
     found = ctx.hypergradient(case, Dense())
-    weight = np.abs(case.params["w"]).sum()
+    weight = float(np.abs(case.params["w"]).sum())
     ctx.close(
         found.total,
         {"decay": right},
@@ -77,7 +77,7 @@ def cg_with_a_tolerance_equals_closed_form(ctx: Context, draw: Draw) -> None:
         {"shift": problems.quadratic_closed_form(case.rounded(ctx.dtype))},
         10 * rtol,
         what="total",
-        scale=10 * _size(case),
+        scale=10 * problems.quadratic_scale(case),
     )
 
 
@@ -93,10 +93,3 @@ def cg_accepts_a_symmetric_weight_update(ctx: Context, draw: Draw) -> None:
     adjoint = np.linalg.norm(np.linalg.solve(point.jacobian.T, point.outer_gradient))
     every = sum(np.size(leaf) for leaf in ctx.numpy(found.total).values())
     ctx.close(found.total, ctx.numpy(dense.total), 30 * rtol, what="total", scale=np.full(every, size * adjoint))
-
-
-def _size(case: problems.Case) -> np.ndarray:
-    """|B|ᵀ|p|, what the rounding of the closed form's own dot products scales with."""
-    inner, outer = case.inner_batch, case.outer_batch
-    adjoint = np.linalg.solve(inner["H"], outer["Q"] @ (case.params["w"] - outer["t"]))
-    return np.abs(inner["C"]).T @ np.abs(adjoint) + np.abs(outer["rho"] * case.hparams["shift"])

@@ -142,7 +142,8 @@ def _total(ctx: Context, case: problems.Case, solver: Any = _SERIES) -> np.ndarr
 
 def _close(ctx: Context, case: problems.Case, found: np.ndarray, right: np.ndarray, solver: Any = _SERIES) -> None:
     inner, outer = case.inner_batch, case.outer_batch
-    reach = np.linalg.norm(inner["C"]) * np.linalg.norm(np.linalg.inv(inner["H"]), 2)
+    curvature: np.ndarray = inner["H"]
+    reach = np.linalg.norm(inner["C"]) * np.linalg.norm(np.linalg.inv(curvature), 2)
     size = reach * np.linalg.norm(outer["Q"] @ (case.params["w"] - outer["t"])) + np.linalg.norm(case.hparams["shift"])
     # Both sides are computed in this dtype from separately rounded inputs: twice the tolerance of one.
     bound = 2 * tolerances.rtol(solver, ctx.dtype) * max(float(np.linalg.norm(right)), float(size))

@@ -22,8 +22,8 @@ from nestgrad import (
     Real,
     Softplus,
     Space,
+    Status,
     WeightUpdate,
-    map_spaces,
     tree,
 )
 from nestgrad_conformance import tolerances
@@ -36,6 +36,7 @@ from nestgrad_conformance.registry import check
 
 _NEEDS = ("OnePass", "WeightUpdate", "Implicit", "Neumann", "sgd", "adam")
 _LOOKBACK = 5
+_SERIES = Neumann(num_terms=_LOOKBACK, step_size=1.0)
 _SHAPE = np.ones(3)
 
 
@@ -44,14 +45,15 @@ def _tuner(ctx: Context, setting: str, every: int) -> Any:
     """One tuner for all examples, so that a compiling backend compiles once; drawn values go into its state."""
     losses, spaces = _SETTINGS[setting]
     harness = ctx.harness
-    assert harness.sgd is not None and harness.adam is not None
+    assert harness.sgd is not None
+    assert harness.adam is not None
     inner, outer = (loss(harness.xp) for loss in losses)
     tuners: Any = harness.backend
     return tuners.OnePass(
         BilevelProblem(WeightUpdate(inner, SGDFrom(harness.sgd)), outer),
         hparams=spaces(ctx),
         every=every,
-        method=Implicit(solver=Neumann(num_terms=_LOOKBACK, step_size=1.0)),
+        method=Implicit(solver=_SERIES),
         outer_optimizer=harness.adam(0.05),
     )
 
@@ -123,20 +125,25 @@ def _drawn_leaves(draw: Draw, *, per_parameter: bool) -> Any:
 
 @check(*_NEEDS)
 def hyper_step_equals_closed_form(ctx: Context, draw: Draw) -> None:
-    """The second step's hypergradient equals Clarke et al.'s closed form: i terms, old weights for u, new for the loss."""
+    """The second step's hypergradient equals Clarke et al.'s closed form: i terms, u at old weights, the loss at new.
+
+    With w, v the weights and buffer that enter the step, w' = w - lr ⊙ v', A q = (H(w) + decay)(lr ⊙ q) and
+    p = Σ_{j<i} (I - A)ʲ ∂L_out(w'): -ln10 lr p·v' in log10 lr, -ln10 decay p·(lr ⊙ w) in log10 decay and
+    -momentum (1 - momentum) p·(lr ⊙ v) in logit momentum.
+    """
     per_parameter = draw.pick([False, True], "per parameter")
     tuner = _tuner(ctx, "per parameter" if per_parameter else "scalar", 2)
     leaves, w0 = _drawn_leaves(draw, per_parameter=per_parameter), draw.normal(3)
     batches = [(_regression(draw), _regression(draw)) for _ in range(2)]
     state = _start(ctx, tuner, {"w": w0}, leaves)
-    for inner, outer in batches:
-        state, info = tuner.step(state, ctx.arrays(inner), ctx.arrays(outer))
+    first, second = batches
+    state, _ = tuner.step(state, *ctx.arrays(first))
+    state, info = tuner.step(state, *ctx.arrays(second))
 
-    seen = tree.map(lambda x: np.asarray(x, ctx.dtype).astype(np.float64), (leaves, w0, batches))
-    right, scale = _by_hand(*seen)
-    found = {name: leaf for name, leaf in info.hypergradient.total.items()}
+    right, scale = _by_hand(*ctx.seen((leaves, w0, first, second)))
+    found = dict(info.hypergradient.total)
     found["lr"] = found["lr"]["w"] if per_parameter else found["lr"]
-    limit = tolerances.rtol(Neumann, ctx.dtype)
+    limit = tolerances.rtol(_SERIES, ctx.dtype)
     order = list(right)
     ctx.close(
         {name: found[name] for name in order},
@@ -148,16 +155,19 @@ def hyper_step_equals_closed_form(ctx: Context, draw: Draw) -> None:
     assert bool(info.tuned), "the second of every=2 steps did not tune"
 
 
-def _by_hand(leaves: Any, w: np.ndarray, batches: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _by_hand(
+    leaves: Any, w0: np.ndarray, first: Any, second: Any
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The closed form of SGD with momentum on linear regression, and the size of each entry's rounding errors."""
     rate = 10.0 ** (leaves["lr"]["w"] if isinstance(leaves["lr"], dict) else leaves["lr"])
     momentum, decay = 1.0 / (1.0 + np.exp(-leaves["momentum"])), 10.0 ** leaves["weight_decay"]
-    velocity = np.zeros(3)
-    for (x, y), (xv, yv) in batches:
-        curvature, old_w, old_v = x.T @ x / len(y), w, velocity
-        velocity = momentum * velocity + x.T @ (x @ w - y) / len(y) + decay * w
-        w = w - rate * velocity
-        slope = xv.T @ (xv @ w - yv) / len(yv)
+    (x0, y0), _ = first
+    (x, y), (xv, yv) = second
+    old_v = x0.T @ (x0 @ w0 - y0) / len(y0) + decay * w0
+    old_w = w0 - rate * old_v
+    velocity = momentum * old_v + x.T @ (x @ old_w - y) / len(y) + decay * old_w
+    w = old_w - rate * velocity
+    curvature, slope = x.T @ x / len(y), xv.T @ (xv @ w - yv) / len(yv)
     terms = [slope]
     for _ in range(_LOOKBACK - 1):
         terms.append(terms[-1] - (curvature + decay * np.eye(3)) @ (rate * terms[-1]))
@@ -195,40 +205,57 @@ def every_space_obeys_the_chain_rule(ctx: Context, draw: Draw) -> None:
     name = draw.pick(list(_SPACES)[1:], "space")
     w, inner, outer = draw.normal(3), _regression(draw), _regression(draw)
     natural = draw.rng.uniform(0.1, 0.9)
-    totals = {}
+    totals: dict[str, float] = {}
     for space_name in ("Real", name):
         tuner = _tuner(ctx, space_name, 1)
-        leaf = _SPACES[space_name]().unconstrained(natural, _MathOps)
+        leaf = _SPACES[space_name]().unconstrained(natural, _MathOps())
         state = _start(ctx, tuner, {"w": w}, {"x": np.asarray(leaf), "lr": np.asarray(-1.0)})
         _, info = tuner.step(state, ctx.arrays(inner), ctx.arrays(outer))
         totals[space_name] = float(ctx.numpy(info.hypergradient.total)["x"])
     right = _SLOPES[name](natural) * totals["Real"]
     # The leaf is rounded on its way in and out of the space: a few units of the dtype beside the series' own rounding.
-    limit = 10 * tolerances.rtol(Neumann, ctx.dtype)
+    limit = 10 * tolerances.rtol(_SERIES, ctx.dtype)
     assert abs(totals[name] - right) <= limit * max(abs(right), 1.0), f"{name}: got {totals[name]}, expected {right}"
 
 
 class _MathOps:
-    exp, log, expm1 = math.exp, math.log, math.expm1
+    """The spaces' elementary functions for a Python float."""
 
     @staticmethod
-    def sigmoid(x: float) -> float:
+    def exp(x: float, /) -> float:
+        return math.exp(x)
+
+    @staticmethod
+    def log(x: float, /) -> float:
+        return math.log(x)
+
+    @staticmethod
+    def expm1(x: float, /) -> float:
+        return math.expm1(x)
+
+    @staticmethod
+    def sigmoid(x: float, /) -> float:
         return 1.0 / (1.0 + math.exp(-x))
 
     @staticmethod
-    def softplus(x: float) -> float:
+    def softplus(x: float, /) -> float:
         return math.log1p(math.exp(x))
 
 
 @check(*_NEEDS)
 def leaves_are_clipped_after_the_step(ctx: Context, draw: Draw) -> None:
-    """A leaf that a hyper step carries beyond its clip range is set to the range's end; its derivative is not zeroed."""
-    tuner = _tuner(ctx, "clipped", 1)
+    """A leaf carried beyond its clip range is set to the range's end, and has the same derivative there as without."""
+    tuner, free = _tuner(ctx, "clipped", 1), _tuner(ctx, "scalar", 1)
     state = tuner.init(ctx.arrays({"w": draw.normal(3)}))
-    after, info = tuner.step(state, ctx.arrays(_regression(draw)), ctx.arrays(_regression(draw)))
-    rate = float(ctx.numpy(tuner.values(after))["lr"])
+    state, _ = tuner.step(state, ctx.arrays(_regression(draw)), ctx.arrays(_regression(draw)))
+    rate = float(ctx.numpy(tuner.values(state))["lr"])
     assert min(abs(rate / 0.099 - 1), abs(rate / 0.101 - 1)) < 1e-6, f"rate {rate}, limit one of 0.099, 0.101"
-    assert ctx.numpy(info.hypergradient.total)["lr"] != 0.0, "total['lr'] is zero"
+    inner, outer = ctx.arrays(_regression(draw)), ctx.arrays(_regression(draw))
+    at_the_end, unclipped = (ctx.numpy(t.step(state, inner, outer)[1].hypergradient.total)["lr"] for t in (tuner, free))
+    limit = 10 * tolerances.eps(ctx.dtype) * abs(unclipped)
+    assert abs(at_the_end - unclipped) <= limit, (
+        f"total['lr'] {at_the_end} at the end of the range, {unclipped} without"
+    )
 
 
 @check(*_NEEDS, slow=True, dtypes=("float64",))
@@ -237,7 +264,7 @@ def trajectory_equals_the_reference(ctx: Context, draw: Draw) -> None:
     params = network_params(draw, 2, 2)
     leaves = {**_drawn_leaves(draw, per_parameter=False), "gain": 1.0 + 0.1 * draw.normal(2)}
     batches = [tuple((draw.normal(rows, 2), draw.normal(rows)) for rows in (6, 4)) for _ in range(50)]
-    ends = []
+    ends: list[tuple[Any, Any]] = []
     for context in (ctx, Context(REFERENCE, "float64")):
         tuner = _tuner(context, "network", 5)
         state = _start(context, tuner, params, leaves)
@@ -253,13 +280,17 @@ def trajectory_equals_the_reference(ctx: Context, draw: Draw) -> None:
 
 @check(*_NEEDS)
 def only_every_nth_step_tunes(ctx: Context, draw: Draw) -> None:
-    """With every=2 the first step leaves the hyperparameters bit-identical, the second moves them all."""
+    """With every=2 the first step leaves the hyperparameters bit-identical and says IDLE, the second moves them all."""
     tuner = _tuner(ctx, "scalar", 2)
     state = _start(ctx, tuner, {"w": draw.normal(3)}, _drawn_leaves(draw, per_parameter=False))
     seen = [ctx.numpy(state["hparams"])]
-    for _ in range(2):
-        state, _info = tuner.step(state, ctx.arrays(_regression(draw)), ctx.arrays(_regression(draw)))
+    for tuned in (False, True):
+        state, info = tuner.step(state, ctx.arrays(_regression(draw)), ctx.arrays(_regression(draw)))
         seen.append(ctx.numpy(state["hparams"]))
+        assert bool(info.tuned) is tuned, f"tuned {info.tuned}, expected {tuned}"
+        assert (int(info.hypergradient.status) == Status.IDLE) is not tuned, f"status {info.hypergradient.status!r}"
+        zero = not any(ctx.numpy(info.hypergradient.total).values())
+        assert zero is not tuned, f"total {info.hypergradient.total} on a step with tuned={tuned}"
     for name in seen[0]:
         assert seen[0][name] == seen[1][name], f"{name} moved on the first step"
         assert seen[1][name] != seen[2][name], f"{name} did not move on the second step"
@@ -274,10 +305,32 @@ def step_leaves_its_state_bit_identical(ctx: Context, draw: Draw) -> None:
     ends = [tuner.step(state, inner, outer)[0] for _ in range(2)]
     for part in ("params", "hparams"):
         first, second = (ctx.numpy(end[part]) for end in ends)
-        assert first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first), part
+        assert first.keys() == second.keys(), part
+        assert all(np.array_equal(first[name], second[name]) for name in first), part
 
 
-@check("OnePass")
+@check(*_NEEDS)
+def info_tells_of_its_own_step(ctx: Context, draw: Draw) -> None:
+    """inner_loss is taken before the step, outer_loss after it; hparams are the natural values after it."""
+    tuner = _tuner(ctx, "scalar", 1)
+    w, inner, outer = draw.normal(3), _regression(draw), _regression(draw)
+    state = _start(ctx, tuner, {"w": w}, _drawn_leaves(draw, per_parameter=False))
+    state, info = tuner.step(state, ctx.arrays(inner), ctx.arrays(outer))
+
+    def loss(w: np.ndarray, batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        x, y = batch
+        return np.asarray(0.5 * np.mean((x @ w - y) ** 2))
+
+    before, inner, outer = ctx.seen((w, inner, outer))
+    limit = tolerances.rtol(_SERIES, ctx.dtype)
+    scale = np.ones(1) + float(np.linalg.norm(before))
+    ctx.close(info.inner_loss, loss(before, inner), limit, what="inner_loss", scale=scale)
+    after = ctx.numpy(state["params"])["w"]
+    ctx.close(info.hypergradient.outer_loss, loss(after, outer), limit, what="outer_loss", scale=scale)
+    ctx.close(info.hparams, ctx.numpy(tuner.values(state)), 10 * tolerances.eps(ctx.dtype), what="hparams")
+
+
+@check(*_NEEDS)
 def reference_and_backend_start_alike(ctx: Context, draw: Draw) -> None:
     """init puts each space's initial natural value into the state, in the params' dtype."""
     tuner = _tuner(ctx, "scalar", 2)
@@ -292,9 +345,5 @@ def reference_and_backend_start_alike(ctx: Context, draw: Draw) -> None:
         outer_optimizer=nestgrad_reference.optim.adam(0.05),
     ).init({"w": draw.normal(3)})
     ctx.close(state["hparams"], right["hparams"], 20 * tolerances.eps(ctx.dtype), what="hparams")
-    ctx.close(
-        tuner.values(state),
-        map_spaces(lambda space, _: space.initial, tuner.spaces, right["hparams"]),
-        20 * tolerances.eps(ctx.dtype),
-        what="values",
-    )
+    natural = {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.01}
+    ctx.close(tuner.values(state), natural, 20 * tolerances.eps(ctx.dtype), what="values")

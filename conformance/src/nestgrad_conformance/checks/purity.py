@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import numpy as np
 
@@ -63,10 +64,9 @@ def calls_do_not_influence_one_another(ctx: Context, draw: Draw) -> None:
 
 
 def _arrays_of(state: Any) -> list[Any]:
-    if isinstance(state, dict):
-        return [leaf for child in state.values() for leaf in _arrays_of(child)]
-    if isinstance(state, (list, tuple)):
-        return [leaf for child in state for leaf in _arrays_of(child)]
+    if isinstance(state, (dict, list, tuple)):
+        children = cast("Iterable[Any]", state.values() if isinstance(state, dict) else state)
+        return [leaf for child in children for leaf in _arrays_of(child)]
     return [state] if hasattr(state, "shape") else []
 
 

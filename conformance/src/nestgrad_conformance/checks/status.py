@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from hypothesis import assume
 
 from nestgrad import (
     CG,
     Dense,
     IndefiniteCurvature,
     InnerNotConverged,
-    NeumannDivergence,
     Neumann,
+    NeumannDivergence,
     NonFinite,
     NotConverged,
     NotSymmetric,
@@ -42,6 +43,53 @@ def convergent_series_is_not_called_divergent(ctx: Context, draw: Draw) -> None:
     case = problems.quadratic(draw, 4, 2, H=draw.symmetric(levels))
     found = ctx.hypergradient(case, Neumann(num_terms=draw.pick([2, 10], "terms"), step_size=1.0))
     assert found.status is Status.TRUNCATED, f"status {found.status!r}"
+
+
+@check("WeightUpdate", "Neumann", "sgd")
+def passing_growth_is_not_divergence(ctx: Context, draw: Draw) -> None:
+    """Where J is not symmetric, DIVERGED is said exactly when the last term exceeds the one before, the first and t_m.
+
+    By more than GROWTH_LIMIT each, with t_j = (I - aJᵀ)ʲ v, j < k, and m = (k - 1) // 2: terms may grow on the way.
+    """
+    case = problems.quadratic(draw, 4, 2, condition=5.0)
+    rates = {"lr": {"w": draw.number(0.5, 3.0, "rate") * np.exp(draw.normal(4))}}
+    case = case.with_(hparams={**case.hparams, **rates}, updated=True)
+    solver = Neumann(num_terms=draw.pick([3, 8], "terms"), step_size=1.0)
+    point = ctx.materialize(case)
+    step = np.eye(4) - point.jacobian.T
+    terms = [np.linalg.matrix_power(step, j) @ point.outer_gradient for j in range(solver.num_terms)]
+    sizes = np.linalg.norm(terms, axis=1)
+    ratios = sizes[-1] / sizes[[-2, 0, (solver.num_terms - 1) // 2]]
+    assume(bool((np.abs(ratios - 1.0) > 1e-3).all()))  # nearer than that is a matter of rounding
+    right = Status.DIVERGED if (ratios > 1.0).all() else Status.TRUNCATED
+    found = ctx.hypergradient(case, solver, throw=False)
+    assert found.status is right, f"status {found.status!r}, expected {right!r}: term norms {sizes.tolist()}"
+
+
+@check("Minimize", "Neumann")
+def stats_are_what_their_names_say(ctx: Context, draw: Draw) -> None:
+    """rhs_norm |v|, residual_norm |t_{k-1}|, contraction |t_{k-1}| / |t_{k-2}|, inner_optimality |F|, steps k.
+
+    With t_j = (I - aJᵀ)ʲ v, the terms of a series of k.
+    """
+    case = problems.quadratic(draw, 4, 2)
+    solver = Neumann(num_terms=draw.pick([2, 5], "terms"), step_size=0.5)
+    found = ctx.hypergradient(case, solver).stats
+    point = ctx.materialize(case)
+    step, v = np.eye(4) - 0.5 * point.jacobian, point.outer_gradient
+    last, before = (np.linalg.norm(np.linalg.matrix_power(step, solver.num_terms - j) @ v) for j in (1, 2))
+    right = {
+        "rhs_norm": np.linalg.norm(v),
+        "residual_norm": last,
+        "contraction": last / before,
+        "inner_optimality": np.linalg.norm(point.residual),
+    }
+    assert int(found.steps) == solver.num_terms, f"steps {found.steps}, expected {solver.num_terms}"
+    for name, value in right.items():
+        error = abs(float(getattr(found, name)) - float(value))
+        # A norm of what nearly cancels keeps the rounding of the terms: measured against the norms of its parts.
+        bound = 10 * tolerances.rtol(solver, ctx.dtype) * max(float(value), 0.1 * float(np.linalg.norm(v)))
+        assert error <= bound, f"{name}: got {getattr(found, name)}, expected {value}"
 
 
 @check("Minimize", "CG")
@@ -94,6 +142,8 @@ def converged_means_converged(ctx: Context, draw: Draw) -> None:
     found = ctx.hypergradient(case, solver, throw=False)
     point = ctx.materialize(case)
     size = float(np.linalg.norm(point.outer_gradient))
+    easy = solver.max_steps == 12 and np.linalg.cond(point.jacobian) < 100.0
+    assert found.status is Status.CONVERGED or not easy, f"status {found.status!r} where 12 steps are plenty"
     if found.status is Status.CONVERGED:
         residual = float(found.stats.residual_norm)
         assert residual <= rtol * size * 1.001, f"residual {residual:.3g}, limit {rtol * size:.3g}"
@@ -113,7 +163,8 @@ def nonfinite_loss_is_named(ctx: Context, draw: Draw) -> None:
     """A NaN in a batch raises NonFinite, whichever loss it reaches."""
     case = problems.tanh_network(draw)
     level = draw.pick(["inner_batch", "outer_batch"], "level")
-    x, y = getattr(case, level)
+    batch: tuple[np.ndarray, np.ndarray] = getattr(case, level)
+    x, y = batch
     solver = draw.pick(ctx.supported([Neumann(num_terms=2, step_size=0.1), Dense()]), "solver")
     _fails(
         ctx,

@@ -46,9 +46,9 @@ def trees_of_any_shape_keep_their_structure(ctx: Context, draw: Draw) -> None:
     )
     found = ctx.agree(case, _SERIES)
     for part in (found.total, found.direct, found.indirect):
-        assert isinstance(part["z"], list) and isinstance(part["a"], tuple) and part["a"][0] is None, (
-            f"structure: {part}"
-        )
+        assert isinstance(part["z"], list), f"structure: {part}"
+        assert isinstance(part["a"], tuple), f"structure: {part}"
+        assert part["a"][0] is None, f"structure: {part}"
     assert np.shape(ctx.harness.to_numpy(found.outer_loss)) == (), "outer_loss is not 0-d"
 
 
@@ -104,10 +104,8 @@ def frozen_params_act_as_constants(ctx: Context, draw: Draw) -> None:
     )
     solver = Neumann(num_terms=4, step_size=1.0)
     found, right = (ctx.agree(case, solver).total for case in (whole, reduced))
-    size = (
-        float(np.abs(ctx.materialize(reduced).mixed).sum() * np.linalg.norm(ctx.materialize(reduced).outer_gradient))
-        * 4
-    )
+    point = ctx.materialize(reduced)
+    size = 4.0 * float(np.abs(point.mixed).sum() * np.linalg.norm(point.outer_gradient))
     pick = {"shift": found["shift"], "lr": found["lr"]["free"]}
     right = {"shift": ctx.numpy(right)["shift"], "lr": ctx.numpy(right)["lr"]["free"]}
     ctx.close(pick, right, tolerances.rtol(solver, ctx.dtype), what="total", scale=np.full(5, size))
@@ -122,9 +120,8 @@ class TiedLoss:
     def __call__(self, params: Any, hparams: Any, batch: Any) -> Any:
         w = params["w"]
         rebuilt = self.xp.tanh(batch @ w) @ w.T
-        return self.xp.sum((rebuilt - batch) ** 2) / batch.shape[0] + 0.5 * self.xp.exp(hparams["decay"]) * self.xp.sum(
-            w**2
-        )
+        decay = 0.5 * self.xp.exp(hparams["decay"]) * self.xp.sum(w**2)
+        return self.xp.sum((rebuilt - batch) ** 2) / batch.shape[0] + decay
 
 
 @check("Minimize", "Neumann")
@@ -175,5 +172,45 @@ def unused_params_have_a_zero_block(ctx: Context, draw: Draw) -> None:
 def memory_order_is_irrelevant(ctx: Context, draw: Draw) -> None:
     """Batches whose arrays lie column by column in memory give the same number."""
     case = problems.tanh_network(draw)
-    turned = case.with_(inner_batch=tree.map(np.asfortranarray, case.inner_batch))
-    ctx.agree(turned.with_(params=tree.map(lambda x: np.array(x, order="F"), case.params)), _SERIES)
+    changed = {name: tree.map(_by_columns, getattr(case, name)) for name in ("params", "inner_batch", "outer_batch")}
+    ctx.agree(case.with_(**changed), _SERIES)
+
+
+def _by_columns(x: np.ndarray) -> np.ndarray:
+    return np.array(x, order="F")
+
+
+@dataclass(frozen=True)
+class BatchlessInner:
+    """½(w - 2)² + ½λw², with nothing in the batch."""
+
+    xp: Any
+
+    def __call__(self, params: Any, hparams: Any, batch: Any) -> Any:
+        assert batch is None
+        return 0.5 * (params - 2.0) ** 2 + 0.5 * hparams * params**2
+
+
+@dataclass(frozen=True)
+class BatchlessOuter:
+    """½w² + λw, with nothing in the batch."""
+
+    xp: Any
+
+    def __call__(self, params: Any, hparams: Any, batch: Any) -> Any:
+        assert batch is None
+        return 0.5 * params**2 + hparams * params
+
+
+@check("Minimize", "Neumann")
+def batches_and_trees_may_be_absent(ctx: Context, draw: Draw) -> None:
+    """params and hparams that are bare 0-d arrays, and losses that take no batch, give their number: direct term w."""
+    case = Case(
+        inner_loss=BatchlessInner,
+        outer_loss=BatchlessOuter,
+        params=draw.normal(),
+        hparams=np.exp(draw.normal()),
+        inner_batch=None,
+        outer_batch=None,
+    )
+    ctx.agree(case, _SERIES)

@@ -6,6 +6,7 @@ from nestgrad_conformance.problems.logistic import logistic as logistic
 from nestgrad_conformance.problems.quadratic import quadratic as quadratic
 from nestgrad_conformance.problems.quadratic import quadratic_closed_form as quadratic_closed_form
 from nestgrad_conformance.problems.quadratic import quadratic_optimum as quadratic_optimum
+from nestgrad_conformance.problems.quadratic import quadratic_scale as quadratic_scale
 from nestgrad_conformance.problems.ridge import ridge as ridge
 from nestgrad_conformance.problems.ridge import ridge_closed_form as ridge_closed_form
 from nestgrad_conformance.problems.scalar import exponential as exponential

@@ -26,9 +26,9 @@ class SGDFrom:
 class Case:
     """A problem to put to any backend.
 
-    inner_loss, outer_loss: classes made with a namespace, so that equal problems compare and hash equal. params, hparams
-    and the batches: NumPy trees. updated: whether the inner problem is a WeightUpdate by SGDFrom. warm_grads: gradients fed
-    to the optimizer once, to give it a state that is not zero.
+    inner_loss, outer_loss: classes made with a namespace, so that equal problems compare and hash equal. params,
+    hparams and the batches: NumPy trees. updated: whether the inner problem is a WeightUpdate by SGDFrom. warm_grads:
+    gradients fed to the optimizer once, to give it a state that is not zero.
     """
 
     inner_loss: Callable[[Any], Loss]

@@ -49,12 +49,24 @@ def quadratic(draw: Draw, n: int, m: int, *, condition: float = 30.0, H: np.ndar
 
 def quadratic_optimum(case: Case) -> np.ndarray:
     """w* = H⁻¹(c + Cλ)."""
-    batch = case.inner_batch
-    return np.linalg.solve(batch["H"], batch["c"] + batch["C"] @ case.hparams["shift"])
+    batch: dict[str, np.ndarray] = case.inner_batch
+    shift: np.ndarray = batch["C"] @ case.hparams["shift"]
+    return np.linalg.solve(batch["H"], batch["c"] + shift)
 
 
 def quadratic_closed_form(case: Case) -> np.ndarray:
     """CᵀH⁻¹Q(w - t) + ρλ, exact at every w since H and C are constant."""
-    inner, outer = case.inner_batch, case.outer_batch
-    slope = outer["Q"] @ (case.params["w"] - outer["t"])
-    return inner["C"].T @ np.linalg.solve(inner["H"], slope) + outer["rho"] * case.hparams["shift"]
+    return case.inner_batch["C"].T @ _adjoint(case) + case.outer_batch["rho"] * case.hparams["shift"]
+
+
+def quadratic_scale(case: Case) -> np.ndarray:
+    """|C|ᵀ|H⁻¹Q(w - t)| + |ρλ|: what the rounding errors of the closed form's own sums are measured against."""
+    through_params = np.abs(case.inner_batch["C"]).T @ np.abs(_adjoint(case))
+    return through_params + np.abs(case.outer_batch["rho"] * case.hparams["shift"])
+
+
+def _adjoint(case: Case) -> np.ndarray:
+    """H⁻¹Q(w - t)."""
+    curvature: np.ndarray = case.inner_batch["H"]
+    slope: np.ndarray = case.outer_batch["Q"] @ (case.params["w"] - case.outer_batch["t"])
+    return np.linalg.solve(curvature, slope)

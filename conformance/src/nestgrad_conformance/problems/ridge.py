@@ -50,8 +50,11 @@ def ridge(draw: Draw, n: int, *, shared: bool, rows: int = 9, outer_rows: int = 
 
 def ridge_closed_form(case: Case) -> np.ndarray:
     """G_i = -exp(λ_i) w_i v_i with v = H⁻¹(Qw - q); their sum for a shared λ."""
-    (x, y), (xv, yv), w = case.inner_batch, case.outer_batch, case.params["w"]
+    x: np.ndarray = case.inner_batch[0]
+    w: np.ndarray = case.params["w"]
+    xv, yv = case.outer_batch
+    slope: np.ndarray = xv.T @ (xv @ w - yv) / xv.shape[0]
     decay = np.broadcast_to(np.exp(case.hparams["decay"]), w.shape)
     curvature = x.T @ x / x.shape[0] + np.diag(decay)
-    each = -decay * w * np.linalg.solve(curvature, xv.T @ (xv @ w - yv) / xv.shape[0])
+    each: np.ndarray = -decay * w * np.linalg.solve(np.asarray(curvature), slope)
     return each if case.hparams["decay"].ndim else np.asarray(each.sum())

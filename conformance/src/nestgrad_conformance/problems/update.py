@@ -14,13 +14,19 @@ from nestgrad_conformance.problems.tanh_network import NetworkLoss, network_para
 
 def updated(draw: Draw, case: Case, *, per_parameter: bool, rate: float = 0.3, warm: bool = True) -> Case:
     """The case's inner loss, minimised by SGD steps whose settings join the hyperparameters."""
-    spread = (lambda p: rate * np.exp(0.5 * draw.normal(*p.shape))) if per_parameter else None
+
+    def spread(p: np.ndarray) -> np.ndarray:
+        return rate * np.exp(0.5 * draw.normal(*p.shape))
+
+    def gradient(p: np.ndarray) -> np.ndarray:
+        return draw.normal(*p.shape)
+
     settings = {
-        "lr": tree.map(spread, case.params) if spread else np.asarray(rate * np.exp(0.3 * draw.normal())),
+        "lr": tree.map(spread, case.params) if per_parameter else np.asarray(rate * np.exp(0.3 * draw.normal())),
         "momentum": np.asarray(draw.rng.uniform(0.2, 0.8)),
         "weight_decay": np.asarray(0.1 * np.exp(0.3 * draw.normal())),
     }
-    grads: Any = tree.map(lambda p: draw.normal(*p.shape), case.params) if warm else None
+    grads: Any = tree.map(gradient, case.params) if warm else None
     return case.with_(hparams={**case.hparams, **settings}, updated=True, warm_grads=grads)
 
 

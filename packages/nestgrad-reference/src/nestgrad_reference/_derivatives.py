@@ -62,7 +62,7 @@ def residual(
     loss = scalar_loss(inner.loss, "inner loss")
 
     def gradient(w: Any, h: Any) -> Any:
-        return autograd.grad(lambda x: loss(shape_params(x), h, batch))(w)
+        return autograd.grad(lambda x: loss(shape_params(x), h, batch))(w)  # pyright: ignore[reportCallIssue]
 
     if isinstance(inner, Minimize):
         return gradient
@@ -129,7 +129,7 @@ def outer_gradients(loss: Loss, params: Any, hparams: Any, batch: Any) -> tuple[
 
 @dataclass(frozen=True, slots=True)
 class Materialized:
-    """Every derivative of formula (total = direct - Bᵀ J⁻ᵀ v) as a float64 array, params and hparams flattened in order.
+    """Every derivative in total = direct - Bᵀ J⁻ᵀ v as a float64 array, params and hparams flattened in order.
 
     residual F (n), jacobian J (n, n), mixed B (n, m), outer_gradient v (n), direct (m), outer_loss.
     """
@@ -170,8 +170,8 @@ def require_connected(function: Callable[[Any], Any], outer: Callable[[Any], Any
             connected = _depends(lambda x: function(of_leaf(x)), leaf) or _depends(lambda x: outer(of_leaf(x)), leaf)
         if not connected:
             raise DisconnectedHyperparameter(
-                f"hparams[{name!r}]: 0 differentiable paths to the inner residual or the outer loss, limit: at least 1. "
-                "Remedy: look for a plain NumPy call, float() or an integer cast between it and the loss."
+                f"hparams[{name!r}]: 0 differentiable paths to the inner residual or the outer loss, limit: at least "
+                "1. Remedy: look for a plain NumPy call, float() or an integer cast between it and the loss."
             )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from nestgrad import DtypeMismatch, InvalidInput, NonDifferentiableHyperparameter, tree
 
+xp: Any = anp  # its names are made at import, out of a type checker's sight
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
@@ -57,7 +58,8 @@ def check_matching(params: Any, **others: Any) -> None:
             found = getattr(leaf, "dtype", wanted)
             if not isinstance(leaf, float) and np.issubdtype(found, np.floating) and found != wanted:
                 raise DtypeMismatch(
-                    f"{title}[{name!r}] is {found}, limit: {wanted} as params[{first_name!r}]. Remedy: .astype({wanted})."
+                    f"{title}[{name!r}] is {found}, limit: {wanted} as params[{first_name!r}]. "
+                    f"Remedy: .astype({wanted})."
                 )
 
 
@@ -67,7 +69,7 @@ def flatten(values: Any) -> tuple[Vector, Callable[[Any], Any]]:
     ends = np.cumsum([leaf.size for leaf in leaves])
 
     def restore(vector: Any) -> Any:
-        parts = [anp.reshape(vector[end - x.size : end], x.shape) for x, end in zip(leaves, ends, strict=True)]
+        parts = [xp.reshape(vector[end - x.size : end], x.shape) for x, end in zip(leaves, ends, strict=True)]
         return tree.unflatten(values, parts)
 
     return np.concatenate([leaf.reshape(-1) for leaf in leaves]), restore
@@ -75,4 +77,4 @@ def flatten(values: Any) -> tuple[Vector, Callable[[Any], Any]]:
 
 def concatenate(values: Any) -> Any:
     """The tree's entries as one vector, differentiably."""
-    return anp.concatenate([anp.reshape(leaf, (-1,)) for leaf in tree.leaves(values)])
+    return xp.concatenate([xp.reshape(leaf, (-1,)) for leaf in tree.leaves(values)])

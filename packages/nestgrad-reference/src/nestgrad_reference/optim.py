@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import autograd.numpy as anp
 import numpy as np
 
 from nestgrad import tree
@@ -71,6 +70,6 @@ def adam(learning_rate: float) -> Adam:
 
 def _spread(setting: Any, params: Any) -> Any:
     """The setting as a tree like params."""
-    if anp.ndim(setting) == 0 and not isinstance(setting, (dict, list, tuple)):
+    if np.ndim(setting) == 0 and not isinstance(setting, (dict, list, tuple)):
         return tree.map(lambda _: setting, params)
     return setting

@@ -15,7 +15,7 @@ from nestgrad_reference._tree import Vector
 class Solve:
     """A formula's answer and its numbers; see nestgrad.Stats for their meaning."""
 
-    solution: Vector
+    solution: np.ndarray
     status: Status
     residual_norm: float
     steps: int

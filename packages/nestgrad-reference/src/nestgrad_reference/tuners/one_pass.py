@@ -53,8 +53,8 @@ class OnePass:
         self.outer_optimizer, self.throw = outer_optimizer, throw
         if not (hasattr(outer_optimizer, "init") and hasattr(outer_optimizer, "update")):
             raise UnsupportedOptimizer(
-                f"OnePass.outer_optimizer: got {type(outer_optimizer).__name__}, limit: an object with init and update. "
-                "Remedy: nestgrad_reference.optim.adam(0.05)."
+                f"OnePass.outer_optimizer: got {type(outer_optimizer).__name__}, limit: an object with init and "
+                "update. Remedy: nestgrad_reference.optim.adam(0.05)."
             )
 
     def init(self, params: Any) -> OnePassState:
@@ -78,7 +78,9 @@ class OnePass:
         values = self.values(state)
         w, restore = flatten(state["params"])
         loss = scalar_loss(self.problem.inner.loss, "inner loss")
-        value, slopes = autograd.value_and_grad(lambda x: loss(restore(x), values, inner_batch))(w)
+        value, slopes = autograd.value_and_grad(  # pyright: ignore[reportCallIssue]
+            lambda x: loss(restore(x), values, inner_batch)
+        )(w)
         updates, opt_state = functional_optimizer(self._update, values).update(
             restore(slopes), state["opt_state"], state["params"]
         )
@@ -116,7 +118,7 @@ class OnePass:
 
     def _idle(self, state: OnePassState) -> HyperGradient:
         zeros = tree.map(np.zeros_like, state["hparams"])
-        nothing = {name: math.nan for name in ("residual_norm", "rhs_norm", "inner_optimality", "eps")}
+        nothing = dict.fromkeys(("residual_norm", "rhs_norm", "inner_optimality", "eps"), math.nan)
         stats = Stats(**nothing, steps=0, products=0, contraction=math.nan, curvature=math.nan, asymmetry=math.nan)
         return HyperGradient(
             total=zeros, direct=zeros, indirect=zeros, outer_loss=np.asarray(np.nan), status=Status.IDLE, stats=stats
@@ -134,6 +136,7 @@ def per_parameter(space: Space, params: Any) -> Space:
     """The space with its initial number spread over every entry of params: one hyperparameter a weight."""
     if not isinstance(space.initial, (int, float)):
         raise InvalidInput(
-            f"per_parameter: initial value of type {type(space.initial).__name__}, limit: a number. Remedy: pass Log10(1e-3)."
+            f"per_parameter: initial value of type {type(space.initial).__name__}, limit: a number. "
+            "Remedy: pass Log10(1e-3)."
         )
     return space.starting_at(tree.map(lambda p: np.full_like(p, space.initial), as_params(params)))
