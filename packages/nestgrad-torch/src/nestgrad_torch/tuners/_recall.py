@@ -30,9 +30,8 @@ class Recall:
         """The natural values of these leaves, in a tree of the caller's own, and the report of an idle step."""
         leaves = tree.leaves(hparams)
         if self._idle is None or not self._knows(leaves):
-            self._idle = _idle(hparams)
             with torch.inference_mode(mode=False), torch.no_grad():
-                self._values = tree.leaves(self._natural(hparams))
+                self._idle, self._values = _idle(hparams), tree.leaves(self._natural(hparams))
             self._leaves = leaves
             watched = [*leaves, *self._values, *tree.leaves(self._idle.total), self._idle.outer_loss]
             self._versions = [(tensor, _version(tensor)) for tensor in watched]

@@ -1,0 +1,7 @@
+from nestgrad_conformance import parametrize_with_checks
+from nestgrad_torch.testing import harness
+
+
+@parametrize_with_checks(harness(), max_examples=20)
+def test_conformance(run):
+    run()
