@@ -99,6 +99,12 @@ def test_every_leaf_lands_inside_the_interval_or_at_its_end(space, leaf):
     assert low <= space.natural(leaf, OPS) <= high
 
 
+@pytest.mark.parametrize("value", [1e-12, 1e-6, 1.0, 40.0, 800.0])
+def test_softplus_keeps_its_digits_at_both_ends(value):
+    leaf = Softplus(1.0).unconstrained(value, OPS)
+    assert leaf == pytest.approx(math.log(math.expm1(value)) if value < 700 else value, rel=1e-14)
+
+
 @pytest.mark.parametrize(("make", "value", "limit"), OUTSIDE)
 def test_a_value_outside_is_refused_with_the_value_and_the_limits(make, value, limit):
     with pytest.raises(OutOfSpace) as caught:
@@ -159,6 +165,14 @@ def test_map_spaces_finds_the_space_at_or_above_each_leaf():
     values = {"decay": {"lr": 2.0, "b": [3.0]}, "lr": 1.0}
     kinds = map_spaces(lambda space, value: (type(space).__name__, value), spaces, values)
     assert kinds == {"decay": {"lr": ("Real", 2.0), "b": [("Real", 3.0)]}, "lr": ("Log10", 1.0)}
+
+
+def test_map_spaces_takes_a_longer_name_for_another_hyperparameter():
+    spaces = {"lr": Log10(1.0), "lr_bias": Real(0.0)}
+    assert map_spaces(lambda space, value: type(space).__name__, spaces, {"lr": 1.0, "lr_bias": 2.0}) == {
+        "lr": "Log10",
+        "lr_bias": "Real",
+    }
 
 
 def test_map_spaces_takes_one_space_for_a_bare_value():

@@ -43,7 +43,9 @@ def test_map_refuses_trees_with_other_keys_and_names_one():
         tree.map(lambda x, y: x + y, {"a": 1, "b": 2}, {"a": 1, "c": 2})
 
 
-@pytest.mark.parametrize("other", [{"a": 1}, {"a": 1, "b": [2]}, {"a": 1, "b": None}, [1, 2], 1])
+@pytest.mark.parametrize(
+    "other", [{"a": 1}, {"a": 1, "b": 2, "c": 3}, {"a": 1, "b": [2]}, {"a": 1, "b": None}, [1, 2], 1]
+)
 def test_matched_refuses_another_structure(other):
     with pytest.raises(InvalidInput, match=r"limit 0.*Remedy: give both trees the same structure"):
         tree.matched({"a": 1, "b": 2}, other)
