@@ -61,8 +61,12 @@ def _cell(spec: str, reports: Iterable[Report]) -> str:
 
 
 def _passed(reports: Iterable[Report], dtype: str) -> str:
+    """How many of the checks that apply in this dtype passed, and how many do not apply."""
     checks = [check["status"] for report in reports if report["dtype"] == dtype for check in report["checks"]]
-    return f"{checks.count('passed')} of {len(checks)}" if checks else "not run"
+    if not checks:
+        return "not offered"
+    skipped = checks.count("skipped")
+    return f"{checks.count('passed')} of {len(checks) - skipped}" + (f" ({skipped} do not apply)" if skipped else "")
 
 
 def rewritten(readme: str, content: str) -> str:

@@ -110,6 +110,16 @@ def test_a_cell_says_yes_only_when_every_check_passed_in_every_dtype(reports, ce
     assert "| `Neumann` | missing |" in rows
 
 
+def test_the_last_rows_count_the_checks_that_apply():
+    rows = support_table.table(
+        [_report("float64", ["passed"] * 3), _report("float32", ["passed", "failed", "skipped"])]
+    )
+    assert rows.splitlines()[-2:] == [
+        "| checks passed, float64 | 3 of 3 |",
+        "| checks passed, float32 | 1 of 2 (1 do not apply) |",
+    ]
+
+
 def test_names_that_are_not_built_are_missing():
     rows = support_table.table([_report("float64", ["passed"])]).splitlines()
     for name in nestgrad.NOT_BUILT:
