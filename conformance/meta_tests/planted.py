@@ -1,7 +1,7 @@
 """Bugs to plant: each a few words of a backend's source replaced, and the check that must notice.
 
 The subject is a copy of the reference backend under another package name, so that the oracle stays whole. The numbers
-are those of the field's list of hypergradient bugs, 1 to 32; 33 and 35 continue it where they apply.
+are those of the field's list of hypergradient bugs, 1 to 32; 33 to 35 continue it.
 """
 
 from __future__ import annotations
@@ -221,6 +221,14 @@ BUGS = [
         "basis, steps = wider, steps + 1\n        solution =",
         "basis, steps, old = wider, steps + 1, solution\n        solution = old if steps > 1 else",
         "cg_without_tolerance_is_the_krylov_iterate",
+    ),
+    Bug(
+        34,
+        "CG residual unscaled",
+        CG_FORMULA,
+        "spec.atol / scale",
+        "spec.atol",
+        "absolute_tolerance_is_in_the_units_of_the_outer_slope",
     ),
     Bug(
         35,

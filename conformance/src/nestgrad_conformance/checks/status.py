@@ -158,6 +158,21 @@ def converged_means_converged(ctx: Context, draw: Draw) -> None:
         assert found.status is Status.MAX_STEPS_REACHED, f"status {found.status!r}"
 
 
+@check("Minimize", "CG")
+def absolute_tolerance_is_in_the_units_of_the_outer_slope(ctx: Context, draw: Draw) -> None:
+    """atol bounds |Jp - v| itself, for outer losses of any scale; a v within it needs no step at all."""
+    case = problems.quadratic(draw, 4, 2, condition=5.0)
+    factor = 10.0 ** draw.number(-4.0, 3.0, "exponent")
+    outer = {**case.outer_batch, "Q": factor * case.outer_batch["Q"]}
+    atol = 0.01
+    found = ctx.hypergradient(case.with_(outer_batch=outer), CG(rtol=0.0, atol=atol, max_steps=12))
+    assert found.status is Status.CONVERGED, f"status {found.status!r}"
+    residual, size = float(found.stats.residual_norm), float(found.stats.rhs_norm)
+    assert residual <= atol * 1.001, f"residual {residual:.3g}, limit {atol}"
+    assert int(found.stats.steps) > 0 or size <= atol * 1.001, f"0 steps for |v| = {size:.3g}, limit {atol}"
+    assert size > atol or int(found.stats.steps) == 0, f"{int(found.stats.steps)} steps for |v| = {size:.3g}, limit 0"
+
+
 @check("Minimize", "Neumann")
 def nonfinite_loss_is_named(ctx: Context, draw: Draw) -> None:
     """A NaN in a batch raises NonFinite, whichever loss it reaches."""

@@ -20,7 +20,7 @@ def implicit(
     loss, rhs, direct = outer
     # A power of two: the quotient is exact, and squares neither under- nor overflow.
     scale = 2.0 ** np.frexp(np.abs(rhs).max())[1]
-    solve = SOLVERS(spec.solver, point.jacobian.T, rhs / scale, point.symmetric)
+    solve = SOLVERS(spec.solver, point.jacobian.T, rhs / scale, point.symmetric, scale)
     indirect = -scale * (point.mixed.T @ solve.solution)
     optimality = float(np.linalg.norm(point.residual))
     stats = Stats(

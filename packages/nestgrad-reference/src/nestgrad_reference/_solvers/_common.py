@@ -25,7 +25,7 @@ class Solve:
     asymmetry: float = math.nan
 
 
-SOLVERS: Rules[[np.ndarray, Vector, bool], Solve] = Rules("reference")
-"""formula(spec, matrix, rhs, symmetric) with matrix = Jᵀ."""
+SOLVERS: Rules[[np.ndarray, Vector, bool, float], Solve] = Rules("reference")
+"""formula(spec, matrix, rhs, symmetric, scale) for matrix · p = scale · rhs, divided by scale; matrix = Jᵀ."""
 
 EPS = float(np.finfo(np.float64).eps)

@@ -12,7 +12,7 @@ from nestgrad_reference._tree import Vector
 
 
 @SOLVERS.register(CG)
-def cg(spec: CG, matrix: np.ndarray, rhs: Vector, symmetric: bool) -> Solve:
+def cg(spec: CG, matrix: np.ndarray, rhs: Vector, symmetric: bool, scale: float) -> Solve:
     """No recurrence of conjugate directions anywhere: the k-th iterate is K (KᵀJK)⁻¹ Kᵀ v."""
     size = float(np.linalg.norm(matrix))
     defect = float(np.linalg.norm(matrix - matrix.T)) / (2.0 * size) if size else 0.0
@@ -23,7 +23,7 @@ def cg(spec: CG, matrix: np.ndarray, rhs: Vector, symmetric: bool) -> Solve:
         return Solve(solution=nan, status=Status.NOT_SYMMETRIC, residual_norm=math.nan, steps=0, asymmetry=defect)
 
     norm = float(np.linalg.norm(rhs))
-    limit = max(spec.rtol * norm, spec.atol)
+    limit = max(spec.rtol * norm, spec.atol / scale)
     solution, remaining, steps, smallest = np.zeros_like(rhs), norm, 0, math.nan
     basis = np.zeros((rhs.size, 0))
     status: Status | None = None

@@ -10,7 +10,7 @@ from nestgrad_reference._tree import Vector
 
 
 @SOLVERS.register(Dense)
-def dense(spec: Dense, matrix: np.ndarray, rhs: Vector, symmetric: bool) -> Solve:
+def dense(spec: Dense, matrix: np.ndarray, rhs: Vector, symmetric: bool, scale: float) -> Solve:
     """LU; singular by the 1-norm reciprocal condition number."""
     n = rhs.size
     if n > spec.max_params:

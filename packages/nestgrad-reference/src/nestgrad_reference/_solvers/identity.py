@@ -10,6 +10,6 @@ from nestgrad_reference._tree import Vector
 
 
 @SOLVERS.register(Identity)
-def identity(spec: Identity, matrix: np.ndarray, rhs: Vector, symmetric: bool) -> Solve:
+def identity(spec: Identity, matrix: np.ndarray, rhs: Vector, symmetric: bool, scale: float) -> Solve:
     """The residual norm is that of p = 0."""
     return Solve(solution=spec.scale * rhs, status=Status.TRUNCATED, residual_norm=float(np.linalg.norm(rhs)), steps=1)

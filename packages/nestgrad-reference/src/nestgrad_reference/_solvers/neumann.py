@@ -12,7 +12,7 @@ from nestgrad_reference._tree import Vector
 
 
 @SOLVERS.register(Neumann)
-def neumann(spec: Neumann, matrix: np.ndarray, rhs: Vector, symmetric: bool) -> Solve:
+def neumann(spec: Neumann, matrix: np.ndarray, rhs: Vector, symmetric: bool, scale: float) -> Solve:
     """Dense powers of M = I - a Jᵀ; the terms' norms give the status."""
     step = np.eye(rhs.size) - spec.step_size * matrix
     powers = [np.linalg.matrix_power(step, j) for j in range(spec.num_terms)]
