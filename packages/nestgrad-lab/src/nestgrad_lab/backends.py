@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from nestgrad import NOT_BUILT, available_backends, support_table
 from rich.console import Console
 
+from nestgrad import NOT_BUILT, available_backends, support_table
 from nestgrad_lab.engines import ENGINES
 from nestgrad_lab.errors import MissingPackage
 from nestgrad_lab.tables import print_table
@@ -26,7 +26,7 @@ def print_backends(console: Console | None = None) -> None:
     specs = [name for name in next(iter(table.values())) if name not in NOT_BUILT]
     rows += [[spec, *(_yes(row[spec]) for row in table.values())] for spec in specs]
     print_table(console, f"nestgrad {version('nestgrad')}", ["", *(_titled(name) for name in table)], rows)
-    print_table(console, "not built", ["", "use instead"], [[name, other] for name, other in NOT_BUILT.items()])
+    print_table(console, "not built", ["", "use instead"], [list(row) for row in NOT_BUILT.items()], text=True)
 
 
 def _titled(name: str) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from nestgrad_lab.data.dataset import Array
+
+MOST = 100
+"""The longest stretch of training between two looks at the clock and at Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,15 @@ class Batches:
         return Segment(steps, self._train.take(steps), None if valid is None else valid[0])
 
 
-def segment_lengths(steps: int, every: int, most: int = 100) -> list[int]:
-    """Lengths that add up to steps, a segment ending at each hyper step, none longer than `most`."""
-    ends = sorted({steps, *range(every, steps + 1, every), *_within(steps, every, most)})
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+def segment_lengths(steps: int, every: int, most: int = MOST) -> Iterator[int]:
+    """Lengths that add up to steps: a segment ends at each hyper step, and none is longer than `most`."""
+    taken = 0
+    while taken < steps:
+        length = min(most, every - taken % every, steps - taken)
+        taken += length
+        yield length
 
 
-def _within(steps: int, every: int, most: int) -> list[int]:
-    """Ends of segments inside long stretches between hyper steps."""
-    return [end for start in range(0, steps, every) for end in range(start + most, min(start + every, steps), most)]
+def distinct_lengths(steps: int, every: int) -> list[int]:
+    """The lengths that occur: those of one stretch between hyper steps, and those of the rest after the last."""
+    return sorted({*segment_lengths(min(steps, every), every), *segment_lengths(steps % every, every)})

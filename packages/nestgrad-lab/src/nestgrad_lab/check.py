@@ -13,7 +13,9 @@ from nestgrad_lab.runs import require_new
 from nestgrad_lab.settings import require_at_least
 
 
-def check_and_print(backend: str, dtype: str, examples: int, report: Path | None, console: Console | None = None) -> bool:
+def check_and_print(
+    backend: str, dtype: str, examples: int, report: Path | None, console: Console | None = None
+) -> bool:
     """Run every check, a line each; whether none failed."""
     suite = _suite()
     console = console or Console()
@@ -21,15 +23,22 @@ def check_and_print(backend: str, dtype: str, examples: int, report: Path | None
     if report is not None:
         require_new(report)
         if not report.parent.is_dir():
-            raise OptionError(f"--report {report}: {report.parent} is no folder. Remedy: name a file in one that exists.")
+            raise OptionError(
+                f"--report {report}: {report.parent} is no folder. Remedy: name a file in one that exists."
+            )
     harness = suite.load_harness(backend)
     if dtype not in harness.dtypes:
-        raise OptionError(f"--dtype {dtype!r}, limit: {', '.join(harness.dtypes)}, as {backend} declares. Remedy: name one.")
+        raise OptionError(
+            f"--dtype {dtype!r}, limit: {', '.join(harness.dtypes)}, as {backend} declares. Remedy: name one."
+        )
 
     def show(result: Any) -> None:
         said = f"  {result.message}" if result.message else ""
         console.print(
-            f"{result.status:<7} {result.check} ({result.seconds:.1f} s){said}", highlight=False, markup=False, soft_wrap=True
+            f"{result.status:<7} {result.check} ({result.seconds:.1f} s){said}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
     results = suite.check_backend(harness, dtype=dtype, max_examples=examples, on_result=show)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nestgrad import Log10, Logit, Space
-
 from nestgrad_lab.errors import OptionError
 
 RATE_RANGE = (1e-10, 1.0)

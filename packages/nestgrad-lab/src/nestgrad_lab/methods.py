@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nestgrad import CG, NOT_BUILT, SPECS, Backend, Dense, Identity, Implicit, Neumann, UnsupportedSpec
-
 from nestgrad_lab.errors import OptionError
 
 LOOKBACK = 5
@@ -21,7 +20,8 @@ def method_named(name: str, lookback: int | None, backend: str, module: Backend)
     if name != "neumann":
         if lookback is not None:
             raise OptionError(
-                f"--lookback {lookback}: --method {name} has none, limit: --method neumann. Remedy: leave --lookback out."
+                f"--lookback {lookback}: --method {name} has none, limit: --method neumann. "
+                "Remedy: leave --lookback out."
             )
         return Implicit(solver=Identity(scale=1.0) if name == "identity" else Dense())
     terms = LOOKBACK if lookback is None else lookback
@@ -37,12 +37,14 @@ def _refuse(name: str, backend: str, limit: str, first: str) -> None:
         raise OptionError(f"--method {name!r}: no such method, {limit}. Remedy: use one of these.")
     if known in NOT_BUILT:
         raise UnsupportedSpec(
-            f"--method {name}: {known} is not built in any backend, backend {backend!r} has {limit.removeprefix('limit: ')}. "
-            f"Remedy: use {NOT_BUILT[known]}."
+            f"--method {name}: {known} is not built in any backend, backend {backend!r} has: "
+            f"{limit.removeprefix('limit: ')}. Remedy: use {NOT_BUILT[known]}."
         )
     if SPECS[known] is CG:
         raise UnsupportedSpec(
             f"--method {name}: CG needs a symmetric Jacobian, and a weight update's is not, {limit}. "
             f"Remedy: use --method {first}."
         )
-    raise UnsupportedSpec(f"--method {name}: {known} is no solver of one-pass tuning, {limit}. Remedy: use one of these.")
+    raise UnsupportedSpec(
+        f"--method {name}: {known} is no solver of one-pass tuning, {limit}. Remedy: use one of these."
+    )

@@ -1,4 +1,4 @@
-"""The model of every run: one hidden ReLU layer. Its weights are drawn, and judged, in NumPy, the same for any backend."""
+"""The model of every run, one hidden ReLU layer: its weights are drawn and judged in NumPy, alike for any backend."""
 
 from __future__ import annotations
 

@@ -57,8 +57,14 @@ def _hyperparameter(axis: Any, name: str, rows: Rows, start: float) -> None:
     axis.plot([0, *(row["step"] for row in rows)], values, color="black", lw=1.6)
     axis.axhline(start, color="0.55", lw=1.0, ls=(0, (5, 2)))
     axis.annotate(
-        f"{values[-1]:.3g}", (1, values[-1]), xycoords=("axes fraction", "data"), xytext=(4, 0),
-        textcoords="offset points", va="center", fontsize=9, annotation_clip=False,
+        f"{values[-1]:.3g}",
+        (1, values[-1]),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+        annotation_clip=False,
     )
     if known.log_axis:
         axis.set_yscale("log")

@@ -74,10 +74,9 @@ class Lines:
     def __init__(self, console: Console, total: int, unit: str) -> None:
         self._console, self._total, self._unit = console, total, unit
         self._shown = -1
-        self._began = time.perf_counter()
+        self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> Self:
-        self._began = time.perf_counter()
         return self
 
     def __exit__(
@@ -86,16 +85,24 @@ class Lines:
         pass
 
     def show(self, step: int, figures: Mapping[str, float]) -> None:
+        left = self._left(step)
         share = step * LINES // self._total
         if share == self._shown:
             return
         self._shown = share
-        spent = time.perf_counter() - self._began
-        left = f"{spent / step * (self._total - step):.0f} s left"
-        said = "  ".join(f"{name} {number(value)}" for name, value in figures.items())
+        said = "  ".join([*(f"{name} {number(value)}" for name, value in figures.items()), *left])
         self._console.print(
-            f"{self._unit} {step:>{len(str(self._total))}}/{self._total}  {said}  {left}", highlight=False, soft_wrap=True
+            f"{self._unit} {step:>{len(str(self._total))}}/{self._total}  {said}", highlight=False, soft_wrap=True
         )
+
+    def _left(self, step: int) -> list[str]:
+        """Time left at the pace since the first call, which may have waited for a compiler."""
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = (step, now)
+            return []
+        first, began = self._first
+        return [f"{(now - began) / (step - first) * (self._total - step):.0f} s left"]
 
 
 def number(value: float) -> str:

@@ -120,7 +120,9 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise RunFolderError(f"{path} cannot be written: {reason}. Remedy: choose a writable --out, or free space.") from error
+        raise RunFolderError(
+            f"{path} cannot be written: {reason}. Remedy: choose a writable --out, or free space."
+        ) from error
 
 
 def _plain(content: Any) -> Any:

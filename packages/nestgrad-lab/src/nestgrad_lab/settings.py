@@ -73,7 +73,7 @@ class Sizes:
 
 
 def sizes(settings: Settings, data: Dataset) -> Sizes:
-    """The sizes asked for, or the data set's own: full batches and 4,000 steps for a UCI set, 64 rows and 2,000 else."""
+    """The sizes asked for, or the data set's own: full batches, 4,000 steps for a UCI set, 64 rows, 2,000 else."""
     rows, whole = len(data.train), data.name.startswith("uci/")
     if settings.batch_size is not None and settings.batch_size > rows:
         raise OptionError(

@@ -1,4 +1,4 @@
-"""Ctrl-C, taken at a good moment: the first asks the run to stop after the steps at hand, the second stops it at once."""
+"""Ctrl-C, taken at a good moment: the first asks a run to stop after the steps at hand, the second stops it at once."""
 
 from __future__ import annotations
 

@@ -9,11 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 
-def print_table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A small table: the first column names the row."""
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def print_table(
+    console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, text: bool = False
+) -> None:
+    """A small table: the first column names the row, the others hold figures, or text."""
+    if title:
+        console.print(title, style="bold", highlight=False, markup=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        table.add_column(name, justify="left" if i == 0 or text else "right", no_wrap=i == 0)
     for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False, markup=False)

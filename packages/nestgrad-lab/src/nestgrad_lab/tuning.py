@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -10,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import tomli_w
-from nestgrad import Implicit, Status
 from rich.console import Console
 from safetensors.numpy import save as as_safetensors
 
-from nestgrad_lab.batches import Batches, Segment, segment_lengths
+from nestgrad import Implicit, Neumann, Status
+from nestgrad_lab.batches import Batches, Segment, distinct_lengths, segment_lengths
 from nestgrad_lab.data import Dataset, load
 from nestgrad_lab.engines import Engine, Plan, backend_named, engine_for
 from nestgrad_lab.engines.engine import versions
@@ -31,8 +32,7 @@ from nestgrad_lab.stopping import asked_to_stop
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended. scores: validation loss and test score, {"untuned": …, "tuned": …} each; ratio: tuned to plain
-    time; summary: all of summary.json."""
+    """How a run ended; summary is what summary.json holds."""
 
     state: State
     folder: RunFolder
@@ -59,12 +59,17 @@ class _Run:
         start = self.settings.start
         return {name: self.rows[-1][name] for name in start} if self.rows else start
 
+    def batches(self) -> Batches:
+        """The run's batches from its first step on."""
+        data, sizes = self.data, self.sizes
+        return Batches((len(data.train), sizes.batch), (len(data.valid), sizes.valid_batch), self.settings.seed)
+
 
 def tune(settings: Settings, console: Console | None = None) -> Outcome:
     """Train twice from one start, tuned and untuned, and leave a run folder.
 
-    Raises errors of nestgrad before anything is written where an option or the data is wrong; TrainingDiverged when a loss
-    or a hypergradient stops being finite, with the folder saying so. SIGINT ends the run early: state "interrupted".
+    Raises errors of nestgrad before anything is written where an option or the data is wrong; TrainingDiverged when a
+    loss or a hypergradient stops being finite, as the folder says. SIGINT ends the run early: state "interrupted".
     """
     console = console or Console(quiet=True)
     run = _prepare(settings)
@@ -90,9 +95,7 @@ def _prepare(settings: Settings) -> _Run:
         require_new(settings.out)
     backend, module = backend_named(settings.backend)
     method = method_named(settings.method, settings.lookback, backend, module)
-    data = load(
-        settings.data, target=settings.target, task=settings.task, drop=settings.drop, seed=settings.seed
-    )
+    data = load(settings.data, target=settings.target, task=settings.task, drop=settings.drop, seed=settings.seed)
     weights = draw_weights(len(data.features), settings.hidden, data.outputs, settings.dtype, [settings.seed, 3])
     plan = Plan(
         task=data.task,
@@ -110,20 +113,17 @@ def _prepare(settings: Settings) -> _Run:
 
 def _train(run: _Run, folder: RunFolder, console: Console, stop: Callable[[], bool]) -> None:
     """Segment by segment, the tuned run and the plain one in turn."""
-    lengths = segment_lengths(run.sizes.steps, run.settings.every)
-    data = run.data
-    batches = Batches((len(data.train), run.sizes.batch), (len(data.valid), run.sizes.valid_batch), run.settings.seed)
-    warm = Batches((len(data.train), run.sizes.batch), (len(data.valid), run.sizes.valid_batch), run.settings.seed)
-    run.engine.warm_up([warm.segment(steps) for steps in sorted(set(lengths))])
-    since = _Since()
-    with folder.table("metrics.csv", _columns(run)) as table, display(console, run.sizes.steps) as shown:
-        for number, steps in enumerate(lengths):
+    steps, every = run.sizes.steps, run.settings.every
+    rehearsal, batches, since = run.batches(), run.batches(), _Since()
+    run.engine.warm_up([rehearsal.segment(length) for length in distinct_lengths(steps, every)])
+    with folder.table("metrics.csv", _columns(run)) as table, display(console, steps) as shown:
+        for number, length in enumerate(segment_lengths(steps, every)):
             if stop():
                 return
-            segment = batches.segment(steps)
+            segment = batches.segment(length)
             since.add(_timed(run.engine, segment, tuned_first=number % 2 == 0), run.engine)
-            run.step += steps
-            if run.step % run.settings.every:
+            run.step += length
+            if run.step % every:
                 continue
             row = _row(run, segment, since)
             table.add(row)
@@ -183,8 +183,8 @@ def _columns(run: _Run) -> list[str]:
 def _require_finite(run: _Run, row: dict[str, Any]) -> None:
     if row["status"] == Status.NONFINITE.name or not np.isfinite(row["inner_loss"]):
         raise TrainingDiverged(
-            f"step {run.step}: inner loss {row['inner_loss']:g}, outer loss {row['outer_loss']:g}, hypergradient status "
-            f"{row['status']}, limit: finite numbers, at learning rate {run.rows[-1]['learning_rate']:g}. "
+            f"step {run.step}: inner loss {row['inner_loss']:g}, outer loss {row['outer_loss']:g}, hypergradient "
+            f"status {row['status']}, limit: finite numbers, at learning rate {run.rows[-1]['learning_rate']:g}. "
             "Remedy: start with a smaller --lr or --momentum."
         )
 
@@ -248,14 +248,16 @@ def _weights_file(run: _Run) -> bytes:
     tensors: Weights = {name: np.ascontiguousarray(value) for name, value in weights.items()}
     tensors |= {"inputs.shift": data.x_shift, "inputs.scale": data.x_scale}
     tensors |= {"target.shift": np.array(data.y_shift), "target.scale": np.array(data.y_scale)}
-    classes = {"classes": "\n".join(data.classes)} if data.classes else {}
-    return as_safetensors(tensors, metadata={"task": data.task, "features": "\n".join(data.features), **classes})
+    about = {"task": data.task, "features": data.features, "classes": data.classes}
+    # One entry, since the format keeps no order among several: the same run would not give the same bytes.
+    return as_safetensors(tensors, metadata={"nestgrad-lab": json.dumps(about)})
 
 
 def _config(run: _Run) -> dict[str, Any]:
     """Everything that decides the numbers of the run."""
     settings, data = run.settings, run.data
     solver = run.method.solver
+    lookback = {"lookback": solver.num_terms} if isinstance(solver, Neumann) else {}
     return {
         "data": {
             "name": data.name,
@@ -265,7 +267,12 @@ def _config(run: _Run) -> dict[str, Any]:
             "sha256": data.sha256,
             "rows": {"train": len(data.train), "validation": len(data.valid), "test": len(data.test)},
         },
-        "model": {"inputs": len(data.features), "hidden": settings.hidden, "outputs": data.outputs, "dtype": settings.dtype},
+        "model": {
+            "inputs": len(data.features),
+            "hidden": settings.hidden,
+            "outputs": data.outputs,
+            "dtype": settings.dtype,
+        },
         "training": {
             "steps": run.sizes.steps,
             "batch_size": run.sizes.batch,
@@ -276,7 +283,7 @@ def _config(run: _Run) -> dict[str, Any]:
         "tuning": {
             "every": settings.every,
             "method": settings.method,
-            **({"lookback": solver.num_terms} if settings.method == "neumann" else {}),  # pyright: ignore
+            **lookback,
             "solver": str(solver),
             "outer_optimizer": {"name": "adam", "learning_rate": OUTER_LR},
             "spaces": {name: str(HYPERPARAMETERS[name].space) for name in settings.start},
@@ -291,11 +298,12 @@ def _introduce(console: Console, run: _Run, folder: RunFolder) -> None:
     kind = f"{len(data.classes)} classes" if data.classes else "regression"
     why = f" ({data.task_reason}; --task says otherwise)" if data.task_reason else ""
     batch = "full batches" if sizes_.batch == len(data.train) else f"batches of {sizes_.batch}"
-    for line in [
-        f"{data.name}: {len(data.train)} training, {len(data.valid)} validation, {len(data.test)} test rows, "
-        f"{len(data.features)} inputs, {kind}{why}",
-        f"{run.backend} on {run.settings.device}, {run.settings.dtype}, seed {run.settings.seed}: {sizes_.steps} steps, "
-        f"{batch}, a hyper step every {run.settings.every} ({run.method.solver})",
+    lines = [
+        f"{data.name}: {len(data.train)} training, {len(data.valid)} validation, {len(data.test)} test rows",
+        f"  {len(data.features)} inputs, {kind}{why}",
+        f"{run.backend} on {run.settings.device}, {run.settings.dtype}, seed {run.settings.seed}",
+        f"  {sizes_.steps} steps, {batch}, a hyper step every {run.settings.every}: {run.method.solver}",
         f"run folder: {folder.path}",
-    ]:
+    ]
+    for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nestgrad import Implicit, Neumann
 from rich.console import Console
 
+from nestgrad import Implicit, Neumann
 from nestgrad_lab.clarke.starts import End, Start, draw_starts
-from nestgrad_lab.data import Dataset, Part, load
+from nestgrad_lab.data import Dataset, load
 from nestgrad_lab.engines import Plan, backend_named
 from nestgrad_lab.engines.engine import versions
 from nestgrad_lab.errors import OptionError
@@ -43,7 +43,7 @@ class Experiment:
     data: str = "uci/energy"
     algorithm: str = "WD+LR+M"
     backend: str | None = None
-    starts: int = 16
+    starts: int = 32
     steps: int = 4000
     seed: int = 0
     device: str = "cpu"
@@ -51,10 +51,16 @@ class Experiment:
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        for option, value, least in [("--starts", self.starts, 1), ("--steps", self.steps, 1), ("--seed", self.seed, 0)]:
+        for option, value, least in [
+            ("--starts", self.starts, 1),
+            ("--steps", self.steps, 1),
+            ("--seed", self.seed, 0),
+        ]:
             require_at_least(option, value, least)
         if self.algorithm not in ALGORITHMS:
-            raise OptionError(f"--algorithm {self.algorithm!r}, limit: {', '.join(ALGORITHMS)}. Remedy: name one of these.")
+            raise OptionError(
+                f"--algorithm {self.algorithm!r}, limit: {', '.join(ALGORITHMS)}. Remedy: name one of these."
+            )
         if self.dtype not in DTYPES:
             raise OptionError(f"--dtype {self.dtype!r}, limit: {' or '.join(DTYPES)}. Remedy: name one of these.")
         if not self.data.startswith("uci/"):

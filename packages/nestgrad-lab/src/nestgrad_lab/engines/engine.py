@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 from nestgrad import Backend, Implicit, UnknownBackend, available_backends, get_backend
-
 from nestgrad_lab.batches import Segment
 from nestgrad_lab.data import Part
 from nestgrad_lab.data.dataset import Array, Task
@@ -114,7 +113,8 @@ def backend_named(name: str | None) -> tuple[str, Backend]:
         return chosen, get_backend(chosen)
     except ImportError as error:
         raise MissingPackage(
-            f"backend {chosen!r} is installed but does not import: {error}. Remedy: pip install 'nestgrad-lab[{chosen}]'."
+            f"backend {chosen!r} is installed but does not import: {error}. "
+            f"Remedy: pip install 'nestgrad-lab[{chosen}]'."
         ) from error
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import nestgrad_jax as ng
 import numpy as np
 import optax
 from jax import Array as JaxArray
 from jax import lax
-from nestgrad import Status
 
+import nestgrad_jax as ng
+from nestgrad import Status
 from nestgrad_lab.batches import Segment
 from nestgrad_lab.data import Part
 from nestgrad_lab.data.dataset import Array, Task
@@ -153,7 +153,9 @@ def device_named(name: str) -> Any:
         return jax.devices(platform)[int(number or 0)]
     except (RuntimeError, ValueError, IndexError):
         there = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
-        raise OptionError(f"--device {name!r}: jax has no such device, limit: {there}. Remedy: use --device cpu.") from None
+        raise OptionError(
+            f"--device {name!r}: jax has no such device, limit: {there}. Remedy: use --device cpu."
+        ) from None
 
 
 def _picked(train: dict[str, JaxArray], rows: JaxArray) -> dict[str, JaxArray]:

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import nestgrad_torch as ng
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+import nestgrad_torch as ng
 from nestgrad_lab.batches import Segment
 from nestgrad_lab.data import Part
 from nestgrad_lab.data.dataset import Array, Task
@@ -97,7 +97,10 @@ class TorchEngine:
 
     def _batch(self, part: Part) -> dict[str, Tensor]:
         labels = part.y.dtype.kind == "i"
-        return {"x": self._put(part.x), "y": torch.tensor(part.y, device=self._device).long() if labels else self._put(part.y)}
+        return {
+            "x": self._put(part.x),
+            "y": torch.tensor(part.y, device=self._device).long() if labels else self._put(part.y),
+        }
 
     def _put(self, array: Array) -> Tensor:
         return torch.tensor(array, dtype=self._dtype, device=self._device)
@@ -135,8 +138,11 @@ class _PlainRun:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread inside, unless OMP_NUM_THREADS says otherwise: matrices this small gain nothing from more, and the
-    number of threads changes the order of sums, so that the same seed would give other numbers on another machine."""
+    """One thread inside, unless OMP_NUM_THREADS says otherwise.
+
+    Matrices this small gain nothing from more, and the number of threads changes the order of sums: the same seed would
+    give other numbers on another machine.
+    """
     before = torch.get_num_threads()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)

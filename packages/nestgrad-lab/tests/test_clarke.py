@@ -1,0 +1,92 @@
+"""The paper's UCI experiment on a small table, and on a real one where it is at hand."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from nestgrad_lab.clarke.starts import draw_starts
+from nestgrad_lab.data import dataset
+
+ALGORITHMS = ("WD+LR+M", "WD+LR", "Lorraine", "Random")
+TUNED = {"WD+LR+M": {"learning_rate", "momentum", "weight_decay"}, "WD+LR": {"learning_rate", "weight_decay"}}
+TUNED |= {"Lorraine": {"weight_decay"}, "Random": set()}
+
+
+@pytest.fixture
+def small(lab, monkeypatch):
+    """A table of 60 rows in place of the UCI set."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3))
+    data = dataset.regression(
+        "uci/small", x, np.sin(x[:, 0]) + x[:, 1], dataset.shuffled(60, 0), ("a", "b", "c")
+    )  # fmt: skip
+    monkeypatch.setattr("nestgrad_lab.clarke.experiment.load", lambda name: data)
+    return lab
+
+
+def results(lab, backend, *arguments):
+    out = f"{backend}-{len(list(lab.folder.iterdir()))}"
+    result = lab("clarke", "--data", "uci/small", "--backend", backend, *arguments, "--out", out)
+    assert result.exit_code == 0, result.output
+    header, *lines = [line.split(",") for line in (lab.folder / out / "starts.csv").read_text().splitlines()]
+    columns = {name: np.array([float(line[i]) for line in lines]) for i, name in enumerate(header)}
+    return columns, json.loads((lab.folder / out / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_backends_agree_on_fifty_steps_of_every_start(small, algorithm):
+    pytest.importorskip("nestgrad_jax")
+    options = ("--algorithm", algorithm, "--starts", 3, "--steps", 50, "--dtype", "float64")
+    torch, jax = (results(small, backend, *options)[0] for backend in ("torch", "jax"))
+    for name, values in torch.items():
+        np.testing.assert_allclose(jax[name], values, rtol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_algorithm_moves_what_it_names_and_nothing_else(small, algorithm):
+    found, summary = results(small, "torch", "--algorithm", algorithm, "--starts", 2, "--steps", 20)
+    for name in ("learning_rate", "momentum", "weight_decay"):
+        still = np.allclose(found[f"initial_{name}"], found[f"final_{name}"], rtol=1e-5)
+        assert still == (name not in TUNED[algorithm]), name
+    assert summary["test_mse"]["median"] == pytest.approx(np.median(found["test_mse"]))
+    assert summary["test_mse"]["mean"] == pytest.approx(np.mean(found["test_mse"]))
+    assert (summary["finished"], summary["nan"], summary["state"]) == (2, 0, "finished")
+
+
+def test_nan_runs_are_counted_and_left_out(small, monkeypatch):
+    weights = iter([1.0, float("nan"), 3.0])
+    monkeypatch.setattr("nestgrad_lab.clarke.experiment.test_score", lambda data, w: next(weights))
+    _, summary = results(small, "torch", "--algorithm", "Random", "--starts", 3, "--steps", 2)
+    assert summary["nan"] == 1
+    assert summary["test_mse"]["median"] == 2.0
+
+
+def test_starts_are_drawn_in_the_papers_ranges_and_do_not_depend_on_their_number():
+    many = draw_starts(300, 2, 3, "float32", 0)
+    for name, low, high, scale in [
+        ("learning_rate", -6, -1, np.log10),
+        ("weight_decay", -7, -2, np.log10),
+        ("momentum", 0, 1, float),
+    ]:
+        drawn = np.array([scale(start.values[name]) for start in many])
+        assert low < drawn.min() < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < drawn.max() < high
+        assert drawn.mean() == pytest.approx((low + high) / 2, abs=0.06 * (high - low))
+    few = draw_starts(2, 2, 3, "float32", 0)
+    assert few[1].values == many[1].values
+    np.testing.assert_array_equal(few[1].weights["hidden.weight"], many[1].weights["hidden.weight"])
+
+
+@pytest.mark.skipif("NESTGRAD_DATA" not in os.environ, reason="NESTGRAD_DATA is not set")
+def test_tuned_starts_on_energy_end_better_than_random_ones(lab):
+    pytest.importorskip("nestgrad_jax")
+    medians = {}
+    for algorithm in ("WD+LR+M", "Random"):
+        result = lab(
+            "clarke", "--backend", "jax", "--algorithm", algorithm, "--starts", 8, "--steps", 500, "--out", algorithm
+        )
+        assert result.exit_code == 0, result.output
+        medians[algorithm] = json.loads((lab.folder / algorithm / "summary.json").read_text())["test_mse"]["median"]
+    assert medians["WD+LR+M"] < 0.5 * medians["Random"]
