@@ -68,8 +68,8 @@ def dense_equals_reference_on_weight_updates(ctx: Context, draw: Draw) -> None:
 @check("Minimize", "CG")
 def cg_with_a_tolerance_equals_closed_form(ctx: Context, draw: Draw) -> None:
     """CG that converges gives the dense answer, within the tolerance times the condition number."""
-    case = problems.quadratic(draw, 4, 2, condition=10.0)
-    rtol = 1e-10 if ctx.dtype == "float64" else 1e-5
+    case = problems.quadratic(draw, 10, 2, condition=10.0)
+    rtol = 1e-10 if ctx.dtype == "float64" else 3e-5  # float32 can stagnate at a residual of 1e-5 here
     solver = CG(rtol=rtol, max_steps=40)
     found = ctx.hypergradient(case, solver)
     ctx.close(

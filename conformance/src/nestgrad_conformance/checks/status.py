@@ -51,10 +51,13 @@ def passing_growth_is_not_divergence(ctx: Context, draw: Draw) -> None:
 
     By more than GROWTH_LIMIT each, with t_j = (I - aJᵀ)ʲ v, j < k, and m = (k - 1) // 2: terms may grow on the way.
     """
-    case = problems.quadratic(draw, 4, 2, condition=5.0)
-    rates = {"lr": {"w": draw.number(0.5, 3.0, "rate") * np.exp(draw.normal(4))}}
-    case = case.with_(hparams={**case.hparams, **rates}, updated=True)
-    solver = Neumann(num_terms=draw.pick([3, 8], "terms"), step_size=1.0)
+    case = problems.quadratic(draw, 4, 2, condition=50.0)
+    curvature: np.ndarray = case.inner_batch["H"]
+    rates = np.exp(2.0 * draw.normal(4))  # very unequal, so that I - J is far from normal
+    largest = np.abs(np.linalg.eigvals(curvature * rates)).max()
+    rates *= draw.number(1.9, 2.2, "largest eigenvalue of J") / largest  # at the edge of convergence
+    case = case.with_(hparams={**case.hparams, "lr": {"w": rates}}, updated=True)
+    solver = Neumann(num_terms=draw.pick([4, 8], "terms"), step_size=1.0)
     point = ctx.materialize(case)
     step = np.eye(4) - point.jacobian.T
     terms = [np.linalg.matrix_power(step, j) @ point.outer_gradient for j in range(solver.num_terms)]
