@@ -359,3 +359,10 @@ def test_a_failed_solve_raises_its_error_or_returns_its_status():
     problem = ng.BilevelProblem(inner=ng.Minimize(saddle), outer_loss=loss)
     found = ng.hypergradient(problem, {"w": W}, {"decay": 0.1}, method=cg, outer_batch=BATCH, throw=False)
     assert found.status is ng.Status.INDEFINITE
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_scripted_modules_are_refused():
+    scripted = torch.jit.trace(nn.Linear(3, 1), torch.ones(2, 3))
+    with refused(ng.InvalidInput, "params", "scripted"):
+        hypergradient(scripted)

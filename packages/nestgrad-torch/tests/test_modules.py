@@ -249,3 +249,50 @@ def test_a_parameter_dict_is_read_by_name():
 
     plain = hypergradient(minimised(linear), {"w": weights["w"].detach()})
     assert same(hypergradient(minimised(linear), weights).total, plain.total)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.head(self.cell(x[:, None, :])[0][:, -1])
+
+
+def one_layer_twice():
+    layer = nn.Linear(3, 3)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(3, 1))
+
+
+def normed():
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 1))
+
+
+LAYERS = {
+    "recurrent": Recurrent,
+    "layer twice": one_layer_twice,
+    "parametrised": normed,
+    "tied": Tied,
+    "batch norm": lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)),
+}
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_calling_the_params_equals_functional_call(make):
+    net = make().double()
+    own = {name: id(p) for name, p in net.named_parameters(remove_duplicate=False)}
+
+    def predict(params, x):
+        moved = {name: 1.5 * p for name, p in params.items()}
+        held = type(params)(params._places, moved, dict(net.named_buffers()))
+        expected = torch.func.functional_call(copy.deepcopy(net), moved, (x,))
+        found = held(x)
+        assert torch.equal(found, expected)
+        assert not torch.allclose(found, params(x))
+        for a, b in zip(*(torch.autograd.grad(y.sum(), list(moved.values())) for y in (found, expected)), strict=True):
+            assert torch.equal(a, b)
+        return params(x)
+
+    hypergradient(minimised(predict), net, ng.Implicit(solver=ng.Identity()))
+    assert {name: id(p) for name, p in net.named_parameters(remove_duplicate=False)} == own

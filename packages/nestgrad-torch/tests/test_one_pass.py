@@ -444,3 +444,44 @@ def test_init_with_another_module_starts_another_run():
     for _ in range(3):
         expected, _ = twin.step(expected, batch(dtype=torch.float32), batch(dtype=torch.float32))
     assert same(state, expected)
+
+
+class Averaging(nn.Module):
+    """x ↦ x w - a, a being a running mean that forward assigns anew instead of changing it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 1, dtype=torch.float64))
+        self.register_buffer("average", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x):
+        found = x @ self.weight - self.average
+        self.average = 0.5 * self.average + 0.5 * found.mean()
+        return found
+
+
+def test_buffers_that_forward_assigns_anew_are_carried():
+    net, tune = Averaging(), tuner(every=2)
+    state, _ = run(tune, tune.init(net), 1)
+    torch.manual_seed(3)
+    net_alone = Averaging()
+    net_alone(batch()[0])
+    assert torch.equal(state["buffers"]["average"], net_alone.average)
+    assert not state["buffers"]["average"].requires_grad
+    again, _ = run(tune, state, 1)
+    assert not torch.equal(again["buffers"]["average"], state["buffers"]["average"])
+    assert not net.average.any()
+
+
+def test_a_loss_that_fails_leaves_the_module_whole():
+    net = noisy_network()
+    own = {id(t) for t in (*net.parameters(), *net.buffers())}
+
+    def failing(params, hparams, data):
+        params(data[0])
+        return params(data[0][:, :1])
+
+    tune = tuner(failing)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run(tune, tune.init(net), 1)
+    assert {id(t) for t in (*net.parameters(), *net.buffers())} == own

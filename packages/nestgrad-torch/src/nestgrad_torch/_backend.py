@@ -46,12 +46,10 @@ def hypergradient(
         leaves: list[Tensor] = [h.detach().requires_grad_() for h in tree.leaves(hparams)]
         values = tree.unflatten(hparams, leaves)
         weights = point.vector()
-        inner_params = point.shape(weights, point.fresh_buffers())
-        loss = scalar_loss(problem.inner.loss, "inner loss", inner_params, values, inner_batch)
+        loss = scalar_loss(problem.inner.loss, "inner loss", point.shape(weights), values, inner_batch)
         slope = gradient_with_graph(loss, weights)
         linear = linearize(problem.inner, point.shape, weights, values, leaves, slope, opt_state)
-        outer_params = point.shape(weights, point.fresh_buffers())
-        outer = scalar_loss(problem.outer_loss, "outer_loss", outer_params, values, outer_batch)
+        outer = scalar_loss(problem.outer_loss, "outer_loss", point.shape(weights), values, outer_batch)
         return implicit(method, linear, outer, weights, hparams, throw=throw)
 
 

@@ -99,13 +99,13 @@ def linearize(
     if isinstance(inner, Minimize):
         return Linearization(params, leaves, slope, symmetric=True)
     rule = functional_optimizer(inner, hparams)
-    weights = shape(params)
     state = rule.init(shape(params.detach())) if opt_state is None else opt_state
     state = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, state)
     in_one = rule.flat_state(state) if hasattr(rule, "flat_state") else None
     if in_one is not None:
         moves, _ = rule.update(slope, in_one, params)
     else:
+        weights = shape(params)
         updates, _ = rule.update(shape(slope), state, weights)
         moves = flat(tree.matched(weights, updates)[0])
     return Linearization(params, leaves, -moves, symmetric=False)

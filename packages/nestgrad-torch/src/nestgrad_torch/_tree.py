@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nestgrad import DeviceMismatch, DtypeMismatch, InvalidInput, NonDifferentiableHyperparameter, tree
+from nestgrad_torch._modules import ModuleParams, Places
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -23,25 +24,6 @@ def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [part.view(t.shape) for part, t in zip(vector.split([t.numel() for t in like]), like, strict=True)]
 
 
-class ModuleParams(dict[str, Tensor]):
-    """A module's trainable params by name, callable like the module: what a loss receives for an nn.Module.
-
-    Works wherever a dict of tensors does, `torch.func.functional_call` included. Frozen params are the module's own;
-    buffers are copies, so a forward pass leaves the module as it was. Tied weights stand once, under their first name.
-    """
-
-    def __init__(
-        self, module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], tied: bool
-    ) -> None:
-        super().__init__(params)
-        self._module, self._buffers, self._tied = module, buffers, tied
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # Looking for ties costs as much as a small layer; whether there are any was found out once.
-        values = {**self, **self._buffers}
-        return torch.func.functional_call(self._module, values, args, kwargs, tie_weights=self._tied)
-
-
 class Params:
     """The params of one call: their structure, their values, and how a loss is to receive them."""
 
@@ -49,11 +31,11 @@ class Params:
         self.module = params if isinstance(params, nn.Module) else None
         self.tree: Any = params
         self.buffers: Mapping[str, Tensor] = {}
-        self._tied = False
+        self._places: Places | None = None
         if self.module is not None:
+            self._places = Places(self.module)
             self.tree = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
             self.buffers = {name: b.detach().clone() for name, b in self.module.named_buffers()}
-            self._tied = _has_ties(self.module)
         named = tree.named_leaves(self.tree)
         for name, leaf in named.items():
             _require_differentiable(name, leaf)
@@ -85,21 +67,16 @@ class Params:
         """One leaf of a new graph: a copy of all values in one vector."""
         return flat([leaf.detach() for leaf in self.leaves]).requires_grad_()
 
-    def view(self, leaves: Sequence[Tensor], buffers: Mapping[str, Tensor] | None = None) -> Any:
-        """The params as a loss receives them, holding these leaves."""
-        if self.module is None:
+    def view(self, leaves: Sequence[Tensor], buffers: dict[str, Tensor] | None = None) -> Any:
+        """The params as a loss receives them, holding these leaves; forward passes change these buffers, or copies."""
+        if self._places is None:
             return tree.unflatten(self.tree, leaves)
         named = dict(zip(self.names, leaves, strict=True))
-        return ModuleParams(self.module, named, self.buffers if buffers is None else buffers, self._tied)
+        return ModuleParams(self._places, named, self.fresh_buffers() if buffers is None else buffers)
 
-    def shape(self, vector: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Any:
+    def shape(self, vector: Tensor, buffers: dict[str, Tensor] | None = None) -> Any:
         """The params as a loss receives them, as views of a vector."""
         return self.view(split(vector, self.leaves), buffers)
-
-
-def _has_ties(module: nn.Module) -> bool:
-    every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    return len(every) != len({id(tensor) for _, tensor in every})
 
 
 def _require_differentiable(name: str, leaf: Any) -> None:

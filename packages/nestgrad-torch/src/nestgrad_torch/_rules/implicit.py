@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from nestgrad import DisconnectedHyperparameter, HyperGradient, Implicit, Stats, Status, error_for, tree
 from nestgrad_torch._derivatives import Linearization
@@ -36,7 +37,7 @@ def implicit(
     indirects = [torch.zeros_like(h) if g is None else -scale * g for h, g in zip(point.hparams, indirect, strict=True)]
     totals = [d + i for d, i in zip(directs, indirects, strict=True)]
 
-    figures = torch.stack([point.residual.norm(), outer_loss.detach(), flat(totals).abs().sum()]).detach()
+    figures = torch.stack([vector_norm(point.residual), outer_loss.detach(), vector_norm(flat(totals), 1)]).detach()
     optimality, loss_value, size = figures.tolist()
     status = _overall(spec, solve.status, optimality, finite=math.isfinite(loss_value) and math.isfinite(size))
     stats = Stats(
@@ -64,11 +65,11 @@ def implicit(
 
 def _scaled_solve(spec: Implicit, point: Linearization, rhs: Tensor) -> tuple[Any, float, float]:
     """Solve for rhs divided by a power of two, which is exact, so that no square under- or overflows."""
-    _, exponent = torch.frexp(rhs.abs().max())
+    _, exponent = torch.frexp(vector_norm(rhs, math.inf))
     scale = math.ldexp(1.0, int(exponent) - 1)  # at most the largest entry, so it is finite in the dtype itself
     unit = rhs / scale
     solve = SOLVERS(spec.solver, point.transpose_product, unit, point.symmetric, scale)
-    return solve, float(unit.norm()) * scale, scale
+    return solve, float(vector_norm(unit)) * scale, scale
 
 
 def _overall(spec: Implicit, solver: Status, optimality: float, *, finite: bool) -> Status:

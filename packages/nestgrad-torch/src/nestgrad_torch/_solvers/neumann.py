@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from nestgrad import GROWTH_LIMIT, Neumann, Status
 from nestgrad_torch._solvers._common import SOLVERS, Operator, Solve
@@ -15,11 +16,11 @@ from nestgrad_torch._solvers._common import SOLVERS, Operator, Solve
 def neumann(spec: Neumann, operator: Operator, rhs: Tensor, symmetric: bool, scale: float) -> Solve:
     """k terms by k - 1 products; the norms come to the host once, after the loop."""
     term, total = rhs, rhs.clone()
-    norms = [term.norm()]
+    norms = [vector_norm(term)]
     for _ in range(spec.num_terms - 1):
         term = torch.sub(term, operator(term), alpha=spec.step_size)
         total += term
-        norms.append(term.norm())
+        norms.append(vector_norm(term))
     sizes = torch.stack(norms).tolist()
     last, before = sizes[-1], sizes[-2] if len(sizes) > 1 else math.nan
     growing = last > GROWTH_LIMIT * before

@@ -31,16 +31,17 @@ class SGD:
 
     def update(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """(-learning_rate ⊙ v, state with v), differentiable in grads, params and every setting."""
-        directions, state = self._directions(grads, state, params)
-        rates = _spread(self.learning_rate, params, "learning_rate")
-        updates = [-rate * v for rate, v in zip(rates, directions, strict=True)]
-        return tree.unflatten(params, updates), state
+        weights = tree.leaves(params)
+        directions, state = self._directions(grads, state, params, weights)
+        rates = _spread(self.learning_rate, params, weights, "learning_rate")
+        return tree.unflatten(params, [-rate * v for rate, v in zip(rates, directions, strict=True)]), state
 
     def step(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """(next params, state with v), in torch.optim.SGD's own rounding."""
-        directions, state = self._directions(grads, state, params)
-        rates = _spread(self.learning_rate, params, "learning_rate")
-        moved = [_add_scaled(w, v, rate, -1) for w, v, rate in zip(tree.leaves(params), directions, rates, strict=True)]
+        weights = tree.leaves(params)
+        directions, state = self._directions(grads, state, params, weights)
+        rates = _spread(self.learning_rate, params, weights, "learning_rate")
+        moved = [_add_scaled(w, v, rate, -1) for w, v, rate in zip(weights, directions, rates, strict=True)]
         return tree.unflatten(params, moved), state
 
     def flat_state(self, state: Any) -> Any:
@@ -65,15 +66,15 @@ class SGD:
                 optimizer.state[param]["momentum_buffer"] = trace[name].detach().clone()
         return optimizer
 
-    def _directions(self, grads: Any, state: Any, params: Any) -> tuple[list[Tensor], Any]:
+    def _directions(self, grads: Any, state: Any, params: Any, weights: list[Tensor]) -> tuple[list[Tensor], Any]:
         (directions,) = tree.matched(params, grads)
         if not _is_zero(self.weight_decay):
-            decays = _spread(self.weight_decay, params, "weight_decay")
-            rows = zip(directions, tree.leaves(params), decays, strict=True)
+            decays = _spread(self.weight_decay, params, weights, "weight_decay")
+            rows = zip(directions, weights, decays, strict=True)
             directions = [_add_scaled(g, w, decay, 1) for g, w, decay in rows]
         if state["trace"] is None:
             return directions, state
-        momenta = _spread(self.momentum, params, "momentum")
+        momenta = _spread(self.momentum, params, weights, "momentum")
         (trace,) = tree.matched(params, state["trace"])
         directions = [v * mu + d for v, mu, d in zip(trace, momenta, directions, strict=True)]
         return directions, {"trace": tree.unflatten(params, directions)}
@@ -92,12 +93,12 @@ def _is_scalar(setting: Any) -> bool:
     return isinstance(setting, (float, int)) or (isinstance(setting, Tensor) and setting.dim() == 0)
 
 
-def _spread(setting: Any, params: Any, name: str) -> list[Any]:
-    """The setting, one entry a param."""
+def _spread(setting: Any, params: Any, weights: list[Tensor], name: str) -> list[Any]:
+    """The setting, one entry a param; weights are the leaves of params."""
     if _is_scalar(setting):
-        return [setting] * len(tree.leaves(params))
+        return [setting] * len(weights)
     (spread,) = tree.matched(params, setting)
-    for path, value, param in zip(tree.named_leaves(params), spread, tree.leaves(params), strict=True):
+    for path, value, param in zip(tree.named_leaves(params), spread, weights, strict=True):
         if not isinstance(value, Tensor) or (value.dim() and value.shape != param.shape):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InvalidInput(

@@ -111,7 +111,7 @@ class OnePass:
             settings, found = self._recall.about(state["hparams"])
             weights = point.fresh()
             loss = self._inner_loss(point.view(weights, after["buffers"]), settings, inner_batch)
-            self._advance(after, point, gradient(loss, weights), state)
+            self._advance(after, point, gradient(loss, weights), state, settings)
         return after, OnePassInfo(inner_loss=loss.detach(), tuned=tuned, hypergradient=found, hparams=settings)
 
     def values(self, state: OnePassState) -> Any:
@@ -166,12 +166,11 @@ class OnePass:
         values, weights = self._natural(start), point.vector()
         loss = self._inner_loss(point.shape(weights, after["buffers"]), values, inner_batch)
         slope = gradient_with_graph(loss, weights)
-        self._advance(after, point, split(slope.detach(), point.leaves), state)
+        self._advance(after, point, split(slope.detach(), point.leaves), state, self.values(state))
         linear = linearize(self._update, point.shape, weights, values, leaves, slope, state["opt_state"])
         arrived = point.holding(after["params"], after["buffers"])
         new_weights = arrived.vector()
-        outer_params = arrived.shape(new_weights, arrived.fresh_buffers())
-        outer = scalar_loss(self.problem.outer_loss, "outer_loss", outer_params, values, outer_batch)
+        outer = scalar_loss(self.problem.outer_loss, "outer_loss", arrived.shape(new_weights), values, outer_batch)
         found = implicit(self.method, linear, outer, new_weights, start, throw=False)
         if self.throw and not found.status.ok and not _is_finite(found):
             raise error_for(found.status, self.method, found.stats, where=f"training step {after['step']}")
@@ -182,9 +181,14 @@ class OnePass:
         return scalar_loss(self.problem.inner.loss, "inner loss", params, values, batch)
 
     @torch.no_grad()
-    def _advance(self, after: OnePassState, point: Params, grads: list[Tensor], state: OnePassState) -> None:
-        """The weight step, written into `after`: the same arithmetic whether or not a hyper step follows."""
-        rule = functional_optimizer(self._update, self.values(state))
+    def _advance(
+        self, after: OnePassState, point: Params, grads: list[Tensor], state: OnePassState, settings: Any
+    ) -> None:
+        """The weight step, written into `after`: the same arithmetic whether or not a hyper step follows.
+
+        settings: the values without a graph, lest a rule that keeps them in its state keep the graph too.
+        """
+        rule = functional_optimizer(self._update, settings)
         slopes = tree.unflatten(point.tree, grads)
         if hasattr(rule, "step"):
             after["params"], after["opt_state"] = rule.step(slopes, state["opt_state"], state["params"])
