@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,8 @@ class Recall:
     def __init__(self, natural: Callable[[Any], Any]) -> None:
         self._natural = natural
         self._leaves: list[Tensor] = []
-        self._versions: list[tuple[Tensor, int]] = []
+        self._watched: list[Tensor] = []
+        self._versions: list[int] = []
         self._values: list[Tensor] = []
         self._idle: HyperGradient | None = None
 
@@ -33,18 +35,18 @@ class Recall:
             with torch.inference_mode(mode=False), torch.no_grad():
                 self._idle, self._values = _idle(hparams), tree.leaves(self._natural(hparams))
             self._leaves = leaves
-            watched = [*leaves, *self._values, *tree.leaves(self._idle.total), self._idle.outer_loss]
-            self._versions = [(tensor, _version(tensor)) for tensor in watched]
+            self._watched = [*leaves, *self._values, *tree.leaves(self._idle.total), self._idle.outer_loss]
+            self._versions = _versions(self._watched)
         return tree.unflatten(hparams, self._values), self._idle
 
     def _knows(self, leaves: list[Tensor]) -> bool:
-        same = len(leaves) == len(self._leaves) and all(a is b for a, b in zip(leaves, self._leaves, strict=True))
-        return same and all(_version(tensor) == version for tensor, version in self._versions)
+        same = len(leaves) == len(self._leaves) and all(map(operator.is_, leaves, self._leaves))
+        return same and _versions(self._watched) == self._versions
 
 
-def _version(tensor: Tensor) -> int:
-    """How often the tensor was changed in place; autograd's own count, which has no public name."""
-    return tensor._version  # noqa: SLF001
+def _versions(tensors: list[Tensor]) -> list[int]:
+    """How often each tensor was changed in place: autograd's own count, which has no public name."""
+    return [tensor._version for tensor in tensors]  # noqa: SLF001
 
 
 def _idle(hparams: Any) -> HyperGradient:
