@@ -10,30 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nestgrad import BilevelProblem, HyperGradient, Implicit, InvalidInput, get_backend
+from nestgrad import Backend, InvalidInput, get_backend
 
 Array = Any
-
-
-class HypergradientBackend(Protocol):
-    """What the suite needs of a backend's module; `OnePass` is optional, and its checks are skipped without it."""
-
-    __name__: str
-
-    def hypergradient(
-        self,
-        problem: BilevelProblem,
-        params: Any,
-        hparams: Any,
-        *,
-        method: Implicit,
-        inner_batch: Any = None,
-        outer_batch: Any = None,
-        opt_state: Any = None,
-        throw: bool = True,
-    ) -> HyperGradient: ...
-
-    def supports(self, spec_type: type, /) -> bool: ...
 
 
 class ArrayNamespace(Protocol):
@@ -60,7 +39,7 @@ class Harness:
     differentiation. precision(dtype): a context in which that dtype exists.
     """
 
-    backend: HypergradientBackend
+    backend: Backend
     xp: ArrayNamespace
     from_numpy: Callable[[np.ndarray], Array]
     to_numpy: Callable[[Array], np.ndarray]

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from rich.console import Console
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from nestgrad_lab.batches import Batches, Stream, distinct_lengths, segment_lengths
 from nestgrad_lab.data.dataset import shuffled, statistics
@@ -16,6 +17,7 @@ from nestgrad_lab.models import draw_weights, mean_loss, predict
 from nestgrad_lab.progress import display
 from nestgrad_lab.runs import RunFolder, next_path
 from nestgrad_lab.stopping import asked_to_stop
+from nestgrad_lab.threads import one_thread
 
 
 def test_help_needs_no_framework_and_no_numpy():
@@ -159,6 +161,20 @@ def test_a_terminal_sees_the_bar_and_the_latest_figures():
     assert "20/20" in seen
     assert "0.875" in seen
     assert "left" in seen
+
+
+def test_one_thread_is_used_unless_the_environment_says_otherwise(monkeypatch):
+    def counts():
+        return [pool["num_threads"] for pool in threadpool_info()]
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with threadpool_limits(limits=2):
+        with one_thread():
+            assert set(counts()) == {1}
+        before = counts()
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        with one_thread():
+            assert counts() == before
 
 
 def test_the_first_signal_asks_and_the_second_stops_at_once():

@@ -28,6 +28,7 @@ from nestgrad_lab.progress import display
 from nestgrad_lab.runs import RunFolder, State, next_path, require_new
 from nestgrad_lab.settings import OUTER_LR, Settings, Sizes, sizes
 from nestgrad_lab.stopping import asked_to_stop
+from nestgrad_lab.threads import one_thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def tune(settings: Settings, console: Console | None = None) -> Outcome:
     folder = RunFolder.create(settings.out or next_path(run.data.name), _config(run), step=0, steps=run.sizes.steps)
     _introduce(console, run, folder)
     try:
-        with asked_to_stop() as stop:
+        with one_thread(), asked_to_stop() as stop:
             _train(run, folder, console, stop)
     except BaseException as error:
         state: State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

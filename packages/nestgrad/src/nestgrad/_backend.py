@@ -61,7 +61,7 @@ class Rules(Generic[P, R]):
 
 
 class Backend(Protocol):
-    """The names that a backend's module must have; a module is a backend."""
+    """The names that a backend's module must have; a module is a backend. The tuner `OnePass` is optional."""
 
     __name__: str
 
@@ -80,13 +80,8 @@ class Backend(Protocol):
         """d outer_loss / d hparams by the method; the same number in every backend."""
         ...
 
-    def supports(self, spec_type: type) -> bool:
+    def supports(self, spec_type: type, /) -> bool:
         """Whether there is a rule for this spec type."""
-        ...
-
-    @property
-    def OnePass(self) -> Callable[..., Any]:
-        """The one-pass tuner, where supports("OnePass") is not denied; else absent."""
         ...
 
 

@@ -24,6 +24,7 @@ from nestgrad_lab.runs import RunFolder, State, next_path, require_new
 from nestgrad_lab.settings import DTYPES, OUTER_LR, require_at_least
 from nestgrad_lab.stopping import asked_to_stop
 from nestgrad_lab.tables import print_table
+from nestgrad_lab.threads import one_thread
 
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "WD+LR+M": ("learning_rate", "momentum", "weight_decay"),
@@ -101,6 +102,7 @@ def repeat(experiment: Experiment, console: Console | None = None) -> tuple[dict
         total = experiment.steps * experiment.starts
         columns = [*COLUMNS, *_value_columns(starts[0])]
         with (
+            one_thread(),
             asked_to_stop() as stop,
             folder.table("starts.csv", columns) as table,
             display(console, total, "step of all starts") as shown,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,22 +38,19 @@ class TorchEngine:
         self._infos: list[Any] = []
 
     def warm_up(self, segments: Sequence[Segment]) -> None:
-        with _one_thread():
-            for segment in segments:
-                twin = _PlainRun(self._loss, self._plain.weights, self._plan)
-                twin.run(self._batches(segment))
-                if self._plan.tuned:
-                    self._advance({**self._state, "step": self._plan.every - 1}, segment)
+        for segment in segments:
+            twin = _PlainRun(self._loss, self._plain.weights, self._plan)
+            twin.run(self._batches(segment))
+            if self._plan.tuned:
+                self._advance({**self._state, "step": self._plan.every - 1}, segment)
 
     def tune(self, segment: Segment) -> None:
-        with _one_thread():
-            self._state, self._infos = self._advance(self._state, segment)
-            self._wait()
+        self._state, self._infos = self._advance(self._state, segment)
+        self._wait()
 
     def train(self, segment: Segment) -> None:
-        with _one_thread():
-            self._plain.run(self._batches(segment))
-            self._wait()
+        self._plain.run(self._batches(segment))
+        self._wait()
 
     def tuned_report(self) -> Report:
         last = self._infos[-1]
@@ -134,22 +129,6 @@ class _PlainRun:
             loss.backward()
             self._optimizer.step()
             self.losses.append(loss.detach())
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread inside, unless OMP_NUM_THREADS says otherwise.
-
-    Matrices this small gain nothing from more, and the number of threads changes the order of sums: the same seed would
-    give other numbers on another machine.
-    """
-    before = torch.get_num_threads()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _tuner(loss: Any, plan: Plan) -> ng.OnePass:
