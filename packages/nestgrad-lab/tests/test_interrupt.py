@@ -1,10 +1,8 @@
 """Ctrl-C leaves a folder that says so and holds what was measured."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
 
 
 def start(lab, *arguments):
@@ -12,8 +10,8 @@ def start(lab, *arguments):
     return subprocess.Popen(command, cwd=lab.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_ctrl_c_leaves_an_interrupted_run_with_its_measurements(lab, backend):
-    with start(lab, "tune", "--backend", backend, "--steps", "100000000", "--hidden", "8", "--out", "out") as process:
+def test_ctrl_c_leaves_an_interrupted_run_with_its_measurements(lab):
+    with start(lab, "tune", "--steps", "100000000", "--hidden", "8", "--out", "out") as process:
         for line in process.stdout:
             if line.startswith("step "):
                 break
@@ -30,18 +28,3 @@ def test_ctrl_c_leaves_an_interrupted_run_with_its_measurements(lab, backend):
     assert {path.name for path in run.path.iterdir()} == {
         "config.toml", "metrics.csv", "picture.png", "status.json", "summary.json", "tuned.toml", "weights.safetensors",
     }  # fmt: skip
-
-
-def test_a_killed_run_still_says_running_with_its_process_and_whole_rows(lab):
-    with start(lab, "tune", "--steps", "100000000", "--hidden", "8", "--out", "out") as process:
-        for line in process.stdout:
-            if line.startswith("step "):
-                break
-        time.sleep(0.2)
-        process.kill()
-        process.communicate(timeout=60)
-    run = lab.read("out")
-    assert run.status["state"] == "running"
-    assert run.status["process"] == process.pid != os.getpid()
-    assert run.metrics_text.endswith("\n")
-    assert len(run.metrics["step"]) >= 1

@@ -1,6 +1,8 @@
 """The parts of the lab, one by one."""
 
 import io
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -122,6 +124,28 @@ def test_a_run_folder_that_cannot_be_finished_leaves_nothing(tmp_path, monkeypat
     with pytest.raises(RunFolderError, match="No space left"):
         RunFolder.create(tmp_path / "run", {"a": 1})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_says_running_and_whose_process_until_told_otherwise(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", {"a": 1}, steps=7)
+    status = json.loads((folder.path / "status.json").read_text())
+    assert (status["state"], status["process"], status["steps"]) == ("running", os.getpid(), 7)
+    folder.set_state("finished", step=7)
+    status = json.loads((folder.path / "status.json").read_text())
+    assert (status["state"], status["step"], status["steps"]) == ("finished", 7, 7)
+
+
+def test_rows_are_on_disk_as_soon_as_they_are_added(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", {"a": 1})
+    with folder.table("rows.csv", ["step", "note"]) as table:
+        table.add({"note": "a, b", "step": 1})
+        assert (folder.path / "rows.csv").read_text() == 'step,note\n1,"a, b"\n'
+
+
+def test_numbers_that_are_not_finite_become_null_in_json(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", {"a": 1})
+    folder.write_json("figures.json", {"a": [float("nan"), 1.5], "b": float("inf")})
+    assert json.loads((folder.path / "figures.json").read_text()) == {"a": [None, 1.5], "b": None}
 
 
 def test_files_are_replaced_whole(tmp_path, monkeypatch):
