@@ -19,6 +19,7 @@ from nestgrad import (
     Log10,
     Logit,
     Neumann,
+    NonFinite,
     Real,
     Softplus,
     Space,
@@ -29,6 +30,7 @@ from nestgrad import (
 from nestgrad_conformance import tolerances
 from nestgrad_conformance.context import REFERENCE, Context
 from nestgrad_conformance.draws import Draw
+from nestgrad_conformance.expecting import refused
 from nestgrad_conformance.problems import SGDFrom
 from nestgrad_conformance.problems.ridge import SquaredError
 from nestgrad_conformance.problems.tanh_network import NetworkLoss, network_params
@@ -294,6 +296,19 @@ def only_every_nth_step_tunes(ctx: Context, draw: Draw) -> None:
     for name in seen[0]:
         assert seen[0][name] == seen[1][name], f"{name} moved on the first step"
         assert seen[1][name] != seen[2][name], f"{name} did not move on the second step"
+
+
+@check(*_NEEDS)
+def nonfinite_hyper_steps_are_refused(ctx: Context, draw: Draw) -> None:
+    """A hypergradient with a NaN raises NonFinite naming the training step, and reaches no hyperparameter."""
+    tuner = _tuner(ctx, "scalar", 1)
+    state = _start(ctx, tuner, {"w": draw.normal(3)}, _drawn_leaves(draw, per_parameter=False))
+    before = ctx.numpy(state["hparams"])
+    x, y = _regression(draw)
+    with refused(NonFinite, "step 1"):
+        tuner.step(state, ctx.arrays(_regression(draw)), ctx.arrays((x, np.where(np.arange(y.size) == 0, np.nan, y))))
+    after = ctx.numpy(state["hparams"])
+    assert all(np.array_equal(before[name], after[name]) for name in before), f"hparams changed: {after}"
 
 
 @check(*_NEEDS)

@@ -40,9 +40,9 @@ class OnePass:
 
     problem: its inner problem is a WeightUpdate. hparams: a tree of spaces, each holding the initial natural value.
     every: training steps per hyper step. method: Implicit, with Neumann, Identity or Dense. outer_optimizer: any optax
-    transformation, as optax.adam(0.05). throw: raise NonFinite when a hypergradient is NaN or infinite; otherwise, and
-    always under a user's own jit, info.hypergradient.status says so. A series that diverges is not an error here: its
-    few terms are what the method defines; the status records it.
+    transformation, as optax.adam(0.05). throw: raise NonFinite, or the solver's own error, when a hypergradient is NaN
+    or infinite; otherwise, and always under a user's own jit, info.hypergradient.status says so. A series that diverges
+    is not an error here: its few terms are what the method defines; the status records it.
 
     `step` is pure and jitted. It may be the body of a lax.scan, and may be mapped over runs by vmap: with in_axes and
     out_axes None for state["step"], training steps between hyper steps then stay as cheap as they are.
@@ -125,7 +125,7 @@ class OnePass:
         if is_traced(found.status):
             return after, info
         status = Status(int(found.status))
-        if self.throw and status is Status.NONFINITE:
+        if self.throw and not status.ok and not _is_finite(found):
             raise error_for(status, self.method, found.stats, where=f"training step {count}")
         self._recall.keep_values(after["hparams"], info.hparams)
         return after, replace(info, tuned=True, hypergradient=replace(found, status=status))
@@ -191,6 +191,10 @@ class OnePass:
         return map_spaces(
             lambda space, entry: jax.tree.map(lambda array: function(space, array), entry), self.spaces, values
         )
+
+
+def _is_finite(found: HyperGradient) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in [*jax.tree.leaves(found.total), found.outer_loss])
 
 
 def _clip(space: Space, leaf: Array) -> Array:

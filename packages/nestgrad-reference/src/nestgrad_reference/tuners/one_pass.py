@@ -95,7 +95,7 @@ class OnePass:
         outer = outer_gradients(self.problem.outer_loss, moved, values, outer_batch)
         natural = implicit(self.method, point, outer, values, throw=False)
         found = self._in_leaves(natural, values)
-        if self.throw and found.status is Status.NONFINITE:
+        if self.throw and not found.status.ok and not _is_finite(found):
             raise error_for(found.status, self.method, found.stats, where=f"training step {after['step']}")
         steps, after["outer_opt_state"] = self.outer_optimizer.update(
             found.total, state["outer_opt_state"], state["hparams"]
@@ -123,6 +123,10 @@ class OnePass:
         return HyperGradient(
             total=zeros, direct=zeros, indirect=zeros, outer_loss=np.asarray(np.nan), status=Status.IDLE, stats=stats
         )
+
+
+def _is_finite(found: HyperGradient) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in [*tree.leaves(found.total), found.outer_loss])
 
 
 def _clip(space: Space, leaf: Any) -> Any:

@@ -22,30 +22,50 @@ class Recall:
 
     def __init__(self, natural: Callable[[Any], Any]) -> None:
         self._natural = natural
-        self._leaves: list[Tensor] = []
-        self._watched: list[Tensor] = []
-        self._versions: list[int] = []
-        self._values: list[Tensor] = []
+        self._leaves = _Watched([])
+        self._values = _Watched([])
+        self._nothing = _Watched([])
         self._idle: HyperGradient | None = None
 
     def about(self, hparams: Any) -> tuple[Any, HyperGradient]:
         """The natural values of these leaves, in a tree of the caller's own, and the report of an idle step."""
         leaves = tree.leaves(hparams)
-        if self._idle is None or not self._knows(leaves):
+        known = self._leaves.are(leaves) and self._values.unchanged()
+        if not known:
             with torch.inference_mode(mode=False), torch.no_grad():
-                self._idle, self._values = _idle(hparams), tree.leaves(self._natural(hparams))
-            self._leaves = leaves
-            self._watched = [*leaves, *self._values, *tree.leaves(self._idle.total), self._idle.outer_loss]
-            self._versions = _versions(self._watched)
-        return tree.unflatten(hparams, self._values), self._idle
+                self._values = _Watched(tree.leaves(self._natural(hparams)))
+            self._leaves = _Watched(leaves)
+        if self._idle is None or not self._nothing.unchanged() or not (known or self._nothing.alike(leaves)):
+            with torch.inference_mode(mode=False), torch.no_grad():
+                self._idle = _idle(hparams)
+            self._nothing = _Watched([*tree.leaves(self._idle.total), self._idle.outer_loss])
+        return tree.unflatten(hparams, self._values.tensors), self._idle
 
-    def _knows(self, leaves: list[Tensor]) -> bool:
-        same = len(leaves) == len(self._leaves) and all(map(operator.is_, leaves, self._leaves))
-        return same and _versions(self._watched) == self._versions
+
+class _Watched:
+    """Tensors, and how often each had been changed in place when it was first seen: autograd's own count."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+        self._versions = _versions(tensors)
+
+    def unchanged(self) -> bool:
+        """Whether none was changed in place since."""
+        return _versions(self.tensors) == self._versions
+
+    def are(self, tensors: list[Tensor]) -> bool:
+        """Whether these are the same tensors, unchanged; never true of none."""
+        same = bool(tensors) and len(tensors) == len(self.tensors) and all(map(operator.is_, tensors, self.tensors))
+        return same and self.unchanged()
+
+    def alike(self, tensors: list[Tensor]) -> bool:
+        """Whether the first of these have the shapes, dtypes and devices of the given tensors."""
+        rows = zip(self.tensors, tensors, strict=False)
+        return all(a.shape == b.shape and a.dtype == b.dtype and a.device == b.device for a, b in rows)
 
 
 def _versions(tensors: list[Tensor]) -> list[int]:
-    """How often each tensor was changed in place: autograd's own count, which has no public name."""
+    """Autograd's count of changes in place, which has no public name."""
     return [tensor._version for tensor in tensors]  # noqa: SLF001
 
 

@@ -95,9 +95,15 @@ class OnePass:
             "buffers": dict(point.buffers),
         }
 
-    @torch.inference_mode(mode=False)
     def step(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         """One training step, and a hyper step when `every` divides the count; the state passed in is not changed."""
+        if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                return self._step(state, inner_batch, outer_batch)
+        # Entering those contexts costs as much as a small layer, so only where they change something.
+        return self._step(state, inner_batch, outer_batch)
+
+    def _step(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         tuned = (state["step"] + 1) % self.every == 0
         structure = Params(state["params"]) if self._structure is None else self._structure
         point = structure.holding(state["params"], state["buffers"])

@@ -71,8 +71,8 @@ def check_one_pass(problem: BilevelProblem, hparams: Any, every: int, method: Im
         )
     if isinstance(method.solver, CG):
         raise UnsupportedSpec(
-            "OnePass.method: CG needs a symmetric J, and a weight update's is not symmetric in general. "
-            "Remedy: use Neumann(num_terms=5, step_size=1.0)."
+            "OnePass.method: CG needs a symmetric J, and a weight update's is not in general, limit: Neumann, Identity "
+            "or Dense. Remedy: use Neumann(num_terms=5, step_size=1.0)."
         )
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInput(f"OnePass.every: got {every!r}, limit: an int of at least 1. Remedy: pass every=10.")
