@@ -80,7 +80,7 @@ def test_adam_moves_every_leaf_by_its_rate_in_the_first_hyper_step(lab):
     """Adam's first step is 0.05 against the gradient's sign: in log10 for rates, in the logit for momentum."""
     first = {name: values[0] for name, values in lab.tune(*SHORT).metrics.items() if name != "status"}
     for name, leaf, start in [
-        ("learning_rate", np.log10, 1e-3),
+        ("learning_rate", np.log10, 1e-4),
         ("weight_decay", np.log10, 1e-4),
         ("momentum", lambda mu: np.log(mu / (1 - mu)), 0.5),
     ]:
@@ -153,7 +153,7 @@ def test_config_holds_what_decides_the_numbers(lab):
         "batch_size": 32,
         "validation_batch_size": 359,
         "seed": 3,
-        "start": {"learning_rate": 1e-3, "momentum": 0.5, "weight_decay": 1e-4},
+        "start": {"learning_rate": 1e-4, "momentum": 0.5, "weight_decay": 1e-4},
     }
     assert config["tuning"]["lookback"] == 5
     assert config["backend"] == {"name": "torch", "device": "cpu"}

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from nestgrad import NestgradError
 from nestgrad_lab.errors import TrainingDiverged
+from nestgrad_lab.hyperparameters import POOR_START
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -66,9 +67,9 @@ def tune(
     device: Annotated[str, typer.Option(help="cpu, or what the backend knows: cuda:0, gpu.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     hidden: Annotated[int, typer.Option(help="Hidden units.")] = 50,
-    lr: Annotated[float, typer.Option(help="Initial learning rate, poor on purpose.")] = 1e-3,
-    momentum: Annotated[float, typer.Option(help="Initial momentum.")] = 0.5,
-    weight_decay: Annotated[float, typer.Option(help="Initial weight decay.")] = 1e-4,
+    lr: Annotated[float, typer.Option(help="Initial learning rate, poor on purpose.")] = POOR_START["learning_rate"],
+    momentum: Annotated[float, typer.Option(help="Initial momentum.")] = POOR_START["momentum"],
+    weight_decay: Annotated[float, typer.Option(help="Initial weight decay.")] = POOR_START["weight_decay"],
     out: Annotated[
         Path | None, typer.Option(help="The run folder, which must be new; runs/NAME-001 and so on by default.")
     ] = None,

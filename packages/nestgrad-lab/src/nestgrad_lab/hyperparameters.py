@@ -24,12 +24,12 @@ class Hyperparameter:
 
 
 HYPERPARAMETERS = {
-    "learning_rate": Hyperparameter("--lr", "learning rate", "log10 of it", Log10(1e-3, clip=RATE_RANGE), True),
+    "learning_rate": Hyperparameter("--lr", "learning rate", "log10 of it", Log10(1e-4, clip=RATE_RANGE), True),
     "momentum": Hyperparameter("--momentum", "momentum", "logit of it", Logit(0.5), False),
     "weight_decay": Hyperparameter("--weight-decay", "weight decay", "log10 of it", Log10(1e-4), True),
 }
 POOR_START = {name: float(known.space.initial) for name, known in HYPERPARAMETERS.items()}
-"""Where runs start unless told otherwise: a learning rate hundreds of times too small and little momentum."""
+"""Where runs start unless told otherwise: a learning rate a thousand times too small and little momentum."""
 
 
 def spaces(values: Mapping[str, float]) -> dict[str, Space]:
