@@ -93,8 +93,8 @@ class Space(ABC):
 
 
 @dataclass(frozen=True)
-class Real(Space):
-    """Any real value: value = leaf."""
+class _StartingAt(Space):
+    """A space with no parameter but its initial value."""
 
     init: Any
 
@@ -102,12 +102,17 @@ class Real(Space):
         self._check(self.init)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        return (-math.inf, math.inf)
-
-    @property
     def initial(self) -> Any:
         return self.init
+
+
+@dataclass(frozen=True)
+class Real(_StartingAt):
+    """Any real value: value = leaf."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return (-math.inf, math.inf)
 
     def natural(self, leaf: Any, ops: SpaceOps) -> Any:
         return leaf
@@ -117,21 +122,12 @@ class Real(Space):
 
 
 @dataclass(frozen=True)
-class Log(Space):
+class Log(_StartingAt):
     """A positive value: value = exp(leaf), d value / d leaf = value."""
-
-    init: Any
-
-    def __post_init__(self) -> None:
-        self._check(self.init)
 
     @property
     def interval(self) -> tuple[float, float]:
         return (0.0, math.inf)
-
-    @property
-    def initial(self) -> Any:
-        return self.init
 
     def natural(self, leaf: Any, ops: SpaceOps) -> Any:
         return ops.exp(leaf)
@@ -141,21 +137,12 @@ class Log(Space):
 
 
 @dataclass(frozen=True)
-class Log10(Space):
+class Log10(_StartingAt):
     """A positive value by its decimal exponent: value = 10^leaf, d value / d leaf = ln 10 · value."""
-
-    init: Any
-
-    def __post_init__(self) -> None:
-        self._check(self.init)
 
     @property
     def interval(self) -> tuple[float, float]:
         return (0.0, math.inf)
-
-    @property
-    def initial(self) -> Any:
-        return self.init
 
     def natural(self, leaf: Any, ops: SpaceOps) -> Any:
         return ops.exp(LN10 * leaf)
@@ -165,21 +152,12 @@ class Log10(Space):
 
 
 @dataclass(frozen=True)
-class Logit(Space):
+class Logit(_StartingAt):
     """A value in (0, 1): value = 1 / (1 + exp(-leaf)), d value / d leaf = value (1 - value)."""
-
-    init: Any
-
-    def __post_init__(self) -> None:
-        self._check(self.init)
 
     @property
     def interval(self) -> tuple[float, float]:
         return (0.0, 1.0)
-
-    @property
-    def initial(self) -> Any:
-        return self.init
 
     def natural(self, leaf: Any, ops: SpaceOps) -> Any:
         return ops.sigmoid(leaf)
@@ -189,21 +167,12 @@ class Logit(Space):
 
 
 @dataclass(frozen=True)
-class Softplus(Space):
+class Softplus(_StartingAt):
     """A positive value: value = log(1 + exp(leaf)), d value / d leaf = 1 - exp(-value)."""
-
-    init: Any
-
-    def __post_init__(self) -> None:
-        self._check(self.init)
 
     @property
     def interval(self) -> tuple[float, float]:
         return (0.0, math.inf)
-
-    @property
-    def initial(self) -> Any:
-        return self.init
 
     def natural(self, leaf: Any, ops: SpaceOps) -> Any:
         return ops.softplus(leaf)
