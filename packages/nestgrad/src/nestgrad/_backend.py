@@ -8,13 +8,20 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from nestgrad._errors import UnknownBackend, UnsupportedSpec
-from nestgrad._methods.implicit import Implicit
-from nestgrad._problem import BilevelProblem, Minimize, WeightUpdate
+from nestgrad._legality import INNERS_OF
+from nestgrad._problem import INNERS, BilevelProblem
 from nestgrad._result import HyperGradient
+from nestgrad._solvers.bicgstab import BiCGSTAB
 from nestgrad._solvers.cg import CG
 from nestgrad._solvers.dense import Dense
+from nestgrad._solvers.gmres import GMRES
 from nestgrad._solvers.identity import Identity
+from nestgrad._solvers.lsmr import LSMR
+from nestgrad._solvers.minres import MINRES
 from nestgrad._solvers.neumann import Neumann
+from nestgrad._solvers.normal_cg import NormalCG
+from nestgrad._solvers.nystrom import Nystrom
+from nestgrad._solvers.random_neumann import RandomNeumann
 
 GROUP = "nestgrad.backends"
 """Entry-point group: `torch = "nestgrad_torch"`, the value being the backend's import name."""
@@ -61,7 +68,10 @@ class Rules(Generic[P, R]):
 
 
 class Backend(Protocol):
-    """The names that a backend's module must have; a module is a backend. The tuner `OnePass` is optional."""
+    """The names that a backend's module must have; a module is a backend. Those in OPTIONAL it may have.
+
+    A spec that it does not support, and an argument that goes with such specs only, may be left out of its signature.
+    """
 
     __name__: str
 
@@ -71,7 +81,7 @@ class Backend(Protocol):
         params: Any,
         hparams: Any,
         *,
-        method: Implicit,
+        method: Any,
         inner_batch: Any = None,
         outer_batch: Any = None,
         opt_state: Any = None,
@@ -85,21 +95,44 @@ class Backend(Protocol):
         ...
 
 
-SPECS: dict[str, type] = {
-    spec.__name__: spec for spec in (Minimize, WeightUpdate, Implicit, Dense, CG, Neumann, Identity)
-}
-"""Every spec that a backend may support, by name."""
+SOLVERS: tuple[type, ...] = (
+    Dense,
+    CG,
+    MINRES,
+    NormalCG,
+    LSMR,
+    GMRES,
+    BiCGSTAB,
+    Neumann,
+    RandomNeumann,
+    Nystrom,
+    Identity,
+)
+
+SPECS: dict[str, type] = {spec.__name__: spec for spec in (*INNERS, *INNERS_OF, *SOLVERS)}
+"""Every spec that a backend may support, by name: inner problems, methods, solvers."""
+
+OPTIONAL: tuple[str, ...] = (
+    "hypergradients",
+    "hypergradient_jvp",
+    "best_response_jacobian",
+    "best_response",
+    "newton_step",
+    "verify",
+    "check",
+    "prox",
+    "OnePass",
+    "HypergradientDescent",
+    "RealTime",
+)
+"""What a backend may have besides: functions, the module of proximal maps, tuners."""
 
 NOT_BUILT: dict[str, str] = {
-    "FixedPoint": "WeightUpdate with an optimizer whose update is w - map(w, hparams)",
-    "Root": "Minimize, when the residual is a gradient",
-    "Unrolled": "Implicit(solver=Neumann(num_terms=k, step_size=1.0)) on a WeightUpdate, or Identity() for one step",
-    "MINRES": "Dense()",
-    "NormalCG": "Dense(), or Neumann for large problems",
-    "LSMR": "Dense(), or Neumann for large problems",
-    "GMRES": "Dense(), or Neumann for large problems",
-    "BiCGSTAB": "Dense(), or Neumann for large problems",
-    "Nystrom": "CG(rtol=..., max_steps=...)",
+    "SOBA": "OnePass, or hypergradient(...) with a warm start",
+    "KFAC": "Nystrom(rank=..., damping=...), or CG with a preconditioner",
+    "HyperDistill": "RealTime(decay=...)",
+    "UORO": "RealTime(decay=1.0)",
+    "DrMAD": "Unrolled(mode='reversible') or Unrolled(checkpoint_every='sqrt')",
 }
 """Names that the field knows and nestgrad has not built, each with what to use instead."""
 
@@ -127,6 +160,6 @@ def support_table() -> dict[str, dict[str, bool]]:
     for name in available_backends():
         backend = get_backend(name)
         row = {spec_name: backend.supports(spec) for spec_name, spec in SPECS.items()}
-        row["OnePass"] = hasattr(backend, "OnePass")
+        row |= {name: hasattr(backend, name) for name in OPTIONAL}
         table[name] = row | dict.fromkeys(NOT_BUILT, False)
     return table

@@ -48,6 +48,14 @@ class UnsupportedSpec(NestgradError, NotImplementedError):
     """A backend has no rule for a spec, or the combination of specs is not legal."""
 
 
+class UnsupportedModule(NestgradError, TypeError):
+    """A module that is compiled, scripted or wrapped: its tensors cannot be replaced, or differentiated twice."""
+
+
+class DoubleBackwardUnsupported(NestgradError, NotImplementedError):
+    """An operation on the way from params to a loss has no second derivative."""
+
+
 class UnknownBackend(NestgradError, LookupError):
     """No installed backend has this name."""
 
@@ -89,6 +97,38 @@ class InnerNotConverged(SolverError):
     """The params are not a solution of the inner problem to the tolerance asked for."""
 
 
+class Breakdown(SolverError):
+    """The recurrence of a Krylov solver broke down."""
+
+
+class NearKink(SolverError):
+    """A proximal problem's active set is about to change: its response has no derivative but a one-sided one."""
+
+
+class NestgradWarning(UserWarning):
+    """Base of every warning that nestgrad gives on purpose."""
+
+
+class ZeroHypergradient(NestgradWarning):
+    """The derivative in a hyperparameter is exactly zero."""
+
+
+class WrongDerivative(NestgradWarning):
+    """The derivative in a hyperparameter disagrees with differences of the function itself."""
+
+
+class SuspectBroadcast(NestgradWarning):
+    """A loss combines (N, 1) with (N,), which broadcasts to (N, N)."""
+
+
+class ExplodingHypergradient(NestgradWarning):
+    """A hypergradient is far larger than those before it."""
+
+
+class Recompilation(NestgradWarning):
+    """The same code was compiled again and again."""
+
+
 _BY_STATUS: dict[Status, tuple[type[SolverError], str]] = {
     Status.MAX_STEPS_REACHED: (NotConverged, "raise max_steps, loosen rtol, or solve with Dense()"),
     Status.STAGNATED: (NotConverged, "loosen rtol or use float64"),
@@ -96,11 +136,16 @@ _BY_STATUS: dict[Status, tuple[type[SolverError], str]] = {
         NeumannDivergence,
         "make step_size smaller (below 2 / largest eigenvalue of J), or use CG or Dense",
     ),
-    Status.INDEFINITE: (IndefiniteCurvature, "train params further, add weight decay, or solve with Dense()"),
-    Status.NOT_SYMMETRIC: (NotSymmetric, "use Neumann or Dense(), which take any Jacobian"),
+    Status.INDEFINITE: (
+        IndefiniteCurvature,
+        "train params further, add weight decay, or solve with MINRES, GMRES or Dense()",
+    ),
+    Status.NOT_SYMMETRIC: (NotSymmetric, "use GMRES, LSMR, Neumann or Dense(), which take any Jacobian"),
     Status.SINGULAR: (SingularJacobian, "add weight decay to the inner loss, or use Neumann with a fixed num_terms"),
     Status.NONFINITE: (NonFinite, "lower the learning rate or inspect the batch; params are unchanged"),
     Status.INNER_NOT_CONVERGED: (InnerNotConverged, "train params further or raise inner_tol"),
+    Status.BREAKDOWN: (Breakdown, "use GMRES, which does not break down"),
+    Status.NEAR_KINK: (NearKink, "move hparams a little, or pass throw=False for the one-sided derivative"),
 }
 
 
@@ -124,6 +169,8 @@ def _figures(status: Status, spec: Any, stats: Stats) -> str:
         return f"symmetry defect {float(stats.asymmetry):.3g}, limit {symmetry_limit(stats.eps):.1g}"
     if status is Status.INNER_NOT_CONVERGED:
         return f"inner residual norm {float(stats.inner_optimality):.3g}, limit inner_tol={spec.inner_tol:g}"
+    if status is Status.NEAR_KINK:
+        return f"nearest kink at {float(stats.kink_distance):.3g} of its threshold, limit kink_tol"
     residual = float(stats.residual_norm)
     if status is Status.NONFINITE:
         inner = float(stats.inner_optimality)

@@ -19,6 +19,8 @@ class Status(IntEnum):
     SINGULAR = 8
     NONFINITE = 9
     INNER_NOT_CONVERGED = 10
+    BREAKDOWN = 11
+    NEAR_KINK = 12
 
     @property
     def ok(self) -> bool:
@@ -43,4 +45,6 @@ _MEANING = {
     Status.SINGULAR: "the Jacobian is singular to working precision: the response of params is not unique",
     Status.NONFINITE: "a NaN or an infinity appeared",
     Status.INNER_NOT_CONVERGED: "the inner residual at these params exceeds inner_tol",
+    Status.BREAKDOWN: "the recurrence divided by a number at rounding, and the residual is above the tolerance",
+    Status.NEAR_KINK: "a coordinate lies at the edge of its active set, where the derivative is one-sided",
 }

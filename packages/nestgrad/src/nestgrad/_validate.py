@@ -27,3 +27,13 @@ def require_number(spec: Any, field: str, *, positive: bool) -> None:
         raise InvalidInput(
             f"{type(spec).__name__}.{field}: got {value!r}, limit: {limit}. Remedy: pass a plain Python float."
         )
+
+
+def require_choice(spec: Any, field: str, choices: tuple[Any, ...]) -> None:
+    """Raise InvalidInput unless the field is one of the choices."""
+    value = getattr(spec, field)
+    if value not in choices:
+        raise InvalidInput(
+            f"{type(spec).__name__}.{field}: got {value!r}, limit: one of {', '.join(map(repr, choices))}. "
+            f"Remedy: pass {field}={choices[0]!r}."
+        )

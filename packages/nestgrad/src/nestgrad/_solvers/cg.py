@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestgrad._validate import require_count, require_number
+from nestgrad._solvers._iterative import Iterative
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CG:
-    """Conjugate gradients from p = 0 for a symmetric positive definite J.
+class CG(Iterative):
+    """Conjugate gradients for a symmetric positive definite J, from p = 0 or the warm start.
 
-    Stops when |Jp - v| ≤ max(rtol·|v|, atol); the status rests on the recomputed residual, which costs one product.
     With rtol = atol = 0 it is exactly the max_steps-th Krylov iterate, argmin ½pᵀJp - vᵀp over span{v, …, Jᵏ⁻¹v} with
-    k = max_steps, or the solution where that comes sooner, and the status is TRUNCATED.
+    k = max_steps. A preconditioner P (positive diagonal) changes the iterates, not the solution.
+
+    A WeightUpdate whose optimizer works entry by entry has J = P M with P = ∂u/∂(gradient) a diagonal and M symmetric,
+    as with one learning rate a parameter; there CG solves M q = v and returns p = P⁻¹ q, which is Jᵀp = v exactly.
     Statuses: MAX_STEPS_REACHED, STAGNATED, INDEFINITE, SINGULAR, NOT_SYMMETRIC, NONFINITE. (Hestenes and Stiefel 1952.)
     """
-
-    rtol: float
-    atol: float = 0.0
-    max_steps: int
-
-    def __post_init__(self) -> None:
-        require_number(self, "rtol", positive=False)
-        require_number(self, "atol", positive=False)
-        require_count(self, "max_steps", 1)
-
-    @property
-    def truncated(self) -> bool:
-        """Whether no tolerance is set, so that the iterate itself is the definition."""
-        return self.rtol == 0.0 and self.atol == 0.0

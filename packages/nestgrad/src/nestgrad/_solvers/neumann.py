@@ -15,6 +15,9 @@ class Neumann:
     when every eigenvalue of I - aJ is inside the unit circle. Clarke et al.'s look-back i is num_terms = i with
     step_size = 1 on a WeightUpdate. (Lorraine, Vicol and Duvenaud 2020; Clarke et al. 2022, eq. 6.)
 
+    A preconditioner P (a diagonal) makes it the series of the residual P F: p = Σ_j (I - a P Jᵀ)ʲ a P v, with the terms
+    t_j = (I - a Jᵀ P)ʲ v in what follows.
+
     Status TRUNCATED, NONFINITE, or DIVERGED. With t_j the j-th term, DIVERGED means |t_{k-1}| / |t_{k-2}| >
     GROWTH_LIMIT; where J need not be symmetric, terms may grow for a while and still converge, so there |t_{k-1}| must
     also exceed both |t_0| and |t_{(k-1)//2}|, by the same factor.

@@ -21,10 +21,10 @@ from typing import Any, TypedDict
 
 from nestgrad import tree
 from nestgrad._errors import InvalidInput, UnsupportedSpec
+from nestgrad._legality import TRAITS, Traits, require_legal
 from nestgrad._methods.implicit import Implicit
 from nestgrad._problem import BilevelProblem, WeightUpdate
 from nestgrad._result import HyperGradient
-from nestgrad._solvers.cg import CG
 from nestgrad._spaces import Space
 
 
@@ -60,33 +60,52 @@ class OnePassInfo:
 
 def check_one_pass(problem: BilevelProblem, hparams: Any, every: int, method: Implicit) -> WeightUpdate:
     """The problem's weight update, once it is checked that a tuner can be built; else InvalidInput, UnsupportedSpec."""
-    if not isinstance(problem.inner, WeightUpdate):
-        raise UnsupportedSpec(
-            f"OnePass: inner problem {type(problem.inner).__name__}, limit: WeightUpdate. "
-            "Remedy: pass WeightUpdate(loss, optimizer); Minimize has no weight update to differentiate."
-        )
+    update = require_weight_update("OnePass", problem.inner)
     if not isinstance(method, Implicit):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UnsupportedSpec(
             f"OnePass.method: got {method!r}, limit: Implicit. Remedy: pass Implicit(solver=Neumann(...))."
         )
-    if isinstance(method.solver, CG):
+    if TRAITS.get(type(method.solver), Traits()).key:
         raise UnsupportedSpec(
-            "OnePass.method: CG needs a symmetric J, and a weight update's is not in general, limit: Neumann, Identity "
-            "or Dense. Remedy: use Neumann(num_terms=5, step_size=1.0)."
+            f"OnePass.method: {type(method.solver).__name__} draws at random, limit: a solver without a key. "
+            "Remedy: use Neumann(num_terms=5, step_size=1.0)."
         )
+    require_legal(update, method)
+    check_every("OnePass", every)
+    check_spaces("OnePass", hparams)
+    return update
+
+
+def require_weight_update(tuner: str, inner: Any) -> WeightUpdate:
+    """The inner problem; UnsupportedSpec unless it is a WeightUpdate."""
+    if not isinstance(inner, WeightUpdate):
+        raise UnsupportedSpec(
+            f"{tuner}: inner problem {type(inner).__name__}, limit: WeightUpdate. "
+            "Remedy: pass WeightUpdate(loss, optimizer); no other problem has a weight update to differentiate."
+        )
+    return inner
+
+
+def check_every(tuner: str, every: int) -> None:
+    """Raise InvalidInput unless `every` is a count."""
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidInput(f"OnePass.every: got {every!r}, limit: an int of at least 1. Remedy: pass every=10.")
+        raise InvalidInput(f"{tuner}.every: got {every!r}, limit: an int of at least 1. Remedy: pass every=10.")
+
+
+def check_spaces(tuner: str, hparams: Any) -> None:
+    """Raise InvalidInput unless hparams is a tree of one or more spaces."""
     if not isinstance(hparams, (Mapping, list, tuple, Space)):
         raise InvalidInput(
-            f"OnePass.hparams: got {type(hparams).__name__}, limit: a tree of spaces. Remedy: {{'lr': Log10(1e-3)}}."
+            f"{tuner}.hparams: got {type(hparams).__name__}, limit: a tree of spaces. Remedy: {{'lr': Log10(1e-3)}}."
         )
     spaces = tree.named_leaves(hparams)
     if not spaces:
-        raise InvalidInput("OnePass.hparams: 0 hyperparameters, limit: at least 1. Remedy: pass {'lr': Log10(1e-3)}.")
+        raise InvalidInput(
+            f"{tuner}.hparams: 0 hyperparameters, limit: at least 1. Remedy: pass {{'lr': Log10(1e-3)}}."
+        )
     for name, space in spaces.items():
         if not isinstance(space, Space):
             raise InvalidInput(
-                f"OnePass.hparams[{name!r}]: got {space!r}, limit: a space. "
+                f"{tuner}.hparams[{name!r}]: got {space!r}, limit: a space. "
                 "Remedy: wrap the initial value, as in Log10(1e-3); leave constants to the optimizer function."
             )
-    return problem.inner
