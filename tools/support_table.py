@@ -30,7 +30,7 @@ def table(reports: Sequence[Report]) -> str:
     for report in reports:
         by_backend.setdefault(report["backend"], []).append(report)
     backends = sorted(by_backend, key=lambda name: (_rank(name), name))
-    specs = [*nestgrad.SPECS, "OnePass", *nestgrad.NOT_BUILT]
+    specs = [*nestgrad.SPECS, *nestgrad.OPTIONAL, *nestgrad.NOT_BUILT]
     rows = [["", *(_short(name) for name in backends)], ["---"] * (len(backends) + 1)]
     rows += [[f"`{spec}`", *(_cell(spec, by_backend[name]) for name in backends)] for spec in specs]
     for dtype in sorted({report["dtype"] for report in reports}, reverse=True):

@@ -67,44 +67,71 @@ class Context:
         return tree.map(rounded, values)
 
     def hypergradient(
-        self, case: Case, solver: Any, *, throw: bool = True, inner_tol: float | None = None
+        self,
+        case: Case,
+        solver: Any,
+        *,
+        throw: bool = True,
+        inner_tol: float | None = None,
+        damping: float = 0.0,
+        **extras: Any,
     ) -> HyperGradient:
-        """The backend's answer to the case."""
-        return self.harness.backend.hypergradient(
-            case.problem(self.harness),
-            self.arrays(case.params),
-            self.arrays(case.hparams),
-            method=Implicit(solver=solver, inner_tol=inner_tol),
-            inner_batch=self.arrays(case.inner_batch),
-            outer_batch=self.arrays(case.outer_batch),
-            opt_state=case.opt_state(self.harness, self.arrays),
-            throw=throw,
-        )
+        """The backend's answer to the case by Implicit(solver); extras are further call arguments, as NumPy trees."""
+        method = Implicit(solver=solver, inner_tol=inner_tol, damping=damping)
+        return self.by_method(case, method, throw=throw, **extras)
 
-    def materialize(self, case: Case) -> Materialized:
-        """The reference's dense derivatives at the numbers that the backend sees."""
+    def by_method(self, case: Case, method: Any, *, throw: bool = True, **extras: Any) -> HyperGradient:
+        """The backend's answer to the case by any method; inner_batches among the extras replaces the inner batch."""
+        call = self.call(case)
+        if "inner_batches" in extras:
+            del call["inner_batch"]
+        given = {name: value if name == "key" else self.arrays(value) for name, value in extras.items()}
+        return self.harness.backend.hypergradient(*self.point(case), method=method, throw=throw, **call, **given)
+
+    def point(self, case: Case) -> tuple[Any, Any, Any]:
+        """(problem, params, hparams) as the backend takes them."""
+        return case.problem(self.harness), self.arrays(case.params), self.arrays(case.hparams)
+
+    def call(self, case: Case, *, outer: bool = True) -> dict[str, Any]:
+        """The batches and the optimizer state as keyword arguments."""
+        found = {"inner_batch": self.arrays(case.inner_batch), "opt_state": case.opt_state(self.harness, self.arrays)}
+        return {**found, "outer_batch": self.arrays(case.outer_batch)} if outer else found
+
+    def materialize(
+        self, case: Case, *, inner_batch: Any = None, opt_state: Any = None, exact: bool = False
+    ) -> Materialized:
+        """The reference's dense derivatives at the numbers that the backend sees; exact: at the params as they are."""
         seen = case.rounded(self.dtype)
+        if exact:
+            seen = seen.with_(params=case.params)
         return nestgrad_reference.materialize(
             seen.problem(REFERENCE),
             seen.params,
             seen.hparams,
-            inner_batch=seen.inner_batch,
+            inner_batch=seen.inner_batch if inner_batch is None else self.seen(inner_batch),
             outer_batch=seen.outer_batch,
-            opt_state=seen.opt_state(REFERENCE, lambda values: values),
+            opt_state=seen.opt_state(REFERENCE, lambda values: values) if opt_state is None else opt_state,
         )
 
-    def agree(self, case: Case, solver: Any) -> HyperGradient:
+    def agree(self, case: Case, solver: Any, *, damping: float = 0.0) -> HyperGradient:
         """Assert that the backend's outer loss and three parts equal the solver's dense formula; return its answer.
 
         direct = ∂L_out/∂λ, indirect = -Bᵀp with p by the table EXPECTED, total their sum. The status is left to other
         checks: a series that diverges must still be the series.
         """
-        found = self.hypergradient(case, solver, throw=False)
+        found = self.hypergradient(case, solver, throw=False, damping=damping)
         point = self.materialize(case)
-        p = expected_adjoint(solver, point)
+        self.equals_adjoint(
+            case, found, point, expected_adjoint(solver, point, damping), tolerances.rtol(solver, self.dtype)
+        )
+        return found
+
+    def equals_adjoint(
+        self, case: Case, found: HyperGradient, point: Materialized, p: np.ndarray, limit: float
+    ) -> None:
+        """Assert that found is direct - Bᵀp, its outer loss that of the point, to a relative tolerance."""
         indirect = -point.mixed.T @ p
         size = tolerances.indirect_scale(point.mixed, p, _blocks(case.hparams))
-        limit = tolerances.rtol(solver, self.dtype)
         terms = tolerances.direct_scale(point)
         weights = np.concatenate([np.reshape(leaf, -1) for leaf in tree.leaves(case.params)])
         loss = np.array([tolerances.loss_scale(point, weights)])
@@ -112,7 +139,6 @@ class Context:
         self.close(found.direct, self.like(case, point.direct), limit, what="direct", scale=terms)
         self.close(found.indirect, self.like(case, indirect), limit, what="indirect", scale=size)
         self.close(found.total, self.like(case, point.direct + indirect), limit, what="total", scale=size + terms)
-        return found
 
     def assume_conditioned(self, case: Case, limit: float = 300.0) -> None:
         """Draw again unless the Jacobian's condition number is below the limit that the tolerances of solves assume."""

@@ -36,7 +36,9 @@ class Harness:
     keeping dtype and shape, 0-d included. dtypes: the precisions to check. sgd(learning_rate, momentum, weight_decay):
     a functional optimizer, for WeightUpdate and OnePass; a setting is a scalar or a tree like the params.
     adam(learning_rate): an outer optimizer (0.9, 0.999, 1e-8), for OnePass. detach: cuts a value off from
-    differentiation. precision(dtype): a context in which that dtype exists.
+    differentiation. precision(dtype): a context in which that dtype exists. reversible(learning_rate, momentum): the
+    optimizer for Unrolled(mode="reversible"). recomputed: units in the last place by which a recomputed unroll may
+    differ from a stored one, where a compiler fuses the two differently.
     """
 
     backend: Backend
@@ -48,6 +50,8 @@ class Harness:
     adam: Callable[[float], Any] | None = None
     detach: Callable[[Array], Array] | None = None
     precision: Callable[[str], AbstractContextManager[Any]] = _no_precision
+    reversible: Callable[[Any, Any], Any] | None = None
+    recomputed: int = 0
 
 
 def load_harness(name: str, *, device: str | None = None) -> Harness:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from nestgrad import SPECS, InvalidInput, NestgradError
+from nestgrad import OPTIONAL, SPECS, InvalidInput, NestgradError
 from nestgrad_conformance.draws import Draw
 from nestgrad_conformance.harness import Harness
 
@@ -20,7 +20,7 @@ Function = Callable[["Context", Draw], None]
 class Check:
     """A named property.
 
-    requires: names of specs, or of optional harness members. slow: it takes a tenth of the examples.
+    requires: names of specs, of optional backend members, or of optional harness members. slow: it takes a tenth of the examples.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Check:
 
 CHECKS: dict[str, Check] = {}
 
-_REQUIREMENTS = {*SPECS, "OnePass", *(field.name for field in fields(Harness) if field.default is None)}
+_REQUIREMENTS = {*SPECS, *OPTIONAL, *(field.name for field in fields(Harness) if field.default is None)}
 
 
 class UnknownCheck(NestgradError, KeyError):

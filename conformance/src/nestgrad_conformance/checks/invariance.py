@@ -83,7 +83,7 @@ def constant_preconditioner_changes_nothing(ctx: Context, draw: Draw) -> None:
     """F and diag(lr) F have the same exact hypergradient in the loss's hyperparameters."""
     case = problems.quadratic(draw, 4, 2, condition=5.0)
     rates = {"lr": {"w": np.exp(0.5 * draw.normal(4))}}
-    stepped = case.with_(hparams={**case.hparams, **rates}, updated=True)
+    stepped = case.with_(hparams={**case.hparams, **rates}, kind="update")
     update = ctx.numpy(ctx.hypergradient(stepped, Dense()).total)["shift"]
     _close(ctx, case, update, _total(ctx, case, Dense()), Dense())
 
@@ -117,7 +117,7 @@ def optimizer_settings_have_no_effect_at_a_solution(ctx: Context, draw: Draw) ->
     """Where the gradient vanishes, ∂u/∂lr = 0: the exact hypergradient of a learning rate is zero."""
     case = problems.quadratic(draw, 4, 2, condition=5.0)
     case = case.with_(
-        params={"w": problems.quadratic_optimum(case)}, hparams={**case.hparams, "lr": np.asarray(0.3)}, updated=True
+        params={"w": problems.quadratic_optimum(case)}, hparams={**case.hparams, "lr": np.asarray(0.3)}, kind="update"
     )
     rate = ctx.numpy(ctx.hypergradient(case, Dense()).total)["lr"]
     assert abs(rate) <= 1e-11, f"total['lr'] = {rate}, limit 1e-11 at a solution"

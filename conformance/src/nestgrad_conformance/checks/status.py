@@ -56,7 +56,7 @@ def passing_growth_is_not_divergence(ctx: Context, draw: Draw) -> None:
     rates = np.exp(2.0 * draw.normal(4))  # very unequal, so that I - J is far from normal
     largest = np.abs(np.linalg.eigvals(curvature * rates)).max()
     rates *= draw.number(1.9, 2.2, "largest eigenvalue of J") / largest  # at the edge of convergence
-    case = case.with_(hparams={**case.hparams, "lr": {"w": rates}}, updated=True)
+    case = case.with_(hparams={**case.hparams, "lr": {"w": rates}}, kind="update")
     solver = Neumann(num_terms=draw.pick([4, 8], "terms"), step_size=1.0)
     point = ctx.materialize(case)
     step = np.eye(4) - point.jacobian.T
@@ -108,7 +108,7 @@ def asymmetric_jacobian_is_named(ctx: Context, draw: Draw) -> None:
     """CG on an update with one rate a parameter raises NotSymmetric, and gives no number."""
     case = problems.quadratic(draw, 4, 2, condition=5.0)
     rates = {"lr": {"w": np.array([0.1, 0.3, 1.0, 2.0]) * np.exp(0.1 * draw.normal(4))}}
-    case = case.with_(hparams={**case.hparams, **rates}, updated=True)
+    case = case.with_(hparams={**case.hparams, **rates}, kind="update")
     found = _fails(ctx, case, CG(rtol=1e-4, max_steps=40), NotSymmetric, Status.NOT_SYMMETRIC)
     assert np.isnan(ctx.numpy(found.indirect)["shift"]).all(), f"indirect {found.indirect} looks like an answer"
 

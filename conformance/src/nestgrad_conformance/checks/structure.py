@@ -91,7 +91,7 @@ def frozen_params_act_as_constants(ctx: Context, draw: Draw) -> None:
         hparams={"shift": draw.normal(2), "lr": {"free": rates, "held": np.zeros(2)}},
         inner_batch=inner,
         outer_batch=outer,
-        updated=True,
+        kind="update",
     )
     reduced = Case(
         inner_loss=FreeLoss,
@@ -100,7 +100,7 @@ def frozen_params_act_as_constants(ctx: Context, draw: Draw) -> None:
         hparams={"shift": whole.hparams["shift"], "lr": {"free": rates}},
         inner_batch={**inner, "held": held},
         outer_batch={**outer, "held": held},
-        updated=True,
+        kind="update",
     )
     solver = Neumann(num_terms=4, step_size=1.0)
     found, right = (ctx.agree(case, solver).total for case in (whole, reduced))

@@ -126,7 +126,7 @@ def series_of_the_update_equals_series_of_the_gradient(ctx: Context, draw: Draw)
     """Neumann(k, 1) on u = α ∇L equals Neumann(k, α) on ∇L, for the hyperparameters of the loss."""
     case = problems.quadratic(draw, 4, 2)
     rate = {"lr": np.asarray(0.25), "momentum": np.asarray(0.0), "weight_decay": np.asarray(0.0)}
-    stepped = case.with_(hparams={**case.hparams, **rate}, updated=True)
+    stepped = case.with_(hparams={**case.hparams, **rate}, kind="update")
     update = ctx.hypergradient(stepped, Neumann(num_terms=4, step_size=1.0))
     gradient = ctx.hypergradient(case, Neumann(num_terms=4, step_size=0.25))
     ctx.close(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from nestgrad import BilevelProblem, Loss, Minimize, WeightUpdate, tree
+from nestgrad import BilevelProblem, FixedPoint, Inner, Minimize, ProximalGradient, Root, WeightUpdate, tree
 from nestgrad_conformance.harness import Harness
+
+Kind = Literal["minimize", "update", "update with state", "fixed point", "root", "proximal"]
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,24 @@ class SGDFrom:
 class Case:
     """A problem to put to any backend.
 
-    inner_loss, outer_loss: classes made with a namespace, so that equal problems compare and hash equal. params,
-    hparams and the batches: NumPy trees. updated: whether the inner problem is a WeightUpdate by SGDFrom. warm_grads:
-    gradients fed to the optimizer once, to give it a state that is not zero.
+    inner_loss, outer_loss: classes made with a namespace, so that equal problems compare and hash equal; of a fixed
+    point or a root, inner_loss is the map or the residual. params, hparams and the batches: NumPy trees. kind: the
+    inner problem; "update" is a WeightUpdate by SGDFrom, "update with state" carries its state. warm_grads: gradients
+    fed to the optimizer once, to give it a state that is not zero. prox: made with the backend's module of proximal maps, a
+    function of hparams; step_size goes with it.
     """
 
-    inner_loss: Callable[[Any], Loss]
-    outer_loss: Callable[[Any], Loss]
+    inner_loss: Callable[[Any], Any]
+    outer_loss: Callable[[Any], Any]
     params: Any
     hparams: Any
     inner_batch: Any
     outer_batch: Any
-    updated: bool = False
+    kind: Kind = "minimize"
     warm_grads: Any = None
+    prox: Callable[[Any], Callable[[Any], Any]] | None = None
+    step_size: float = 1.0
+    kink_tol: float = 1e-6
 
     def with_(self, **changes: Any) -> Case:
         """The same case with some fields changed."""
@@ -51,11 +58,24 @@ class Case:
 
     def problem(self, harness: Harness) -> BilevelProblem:
         """The problem as that backend takes it."""
-        loss, outer = self.inner_loss(harness.xp), self.outer_loss(harness.xp)
-        if not self.updated:
-            return BilevelProblem(Minimize(loss), outer)
+        return BilevelProblem(self.inner(harness), self.outer_loss(harness.xp))
+
+    def inner(self, harness: Harness) -> Inner:
+        """The inner problem as that backend takes it."""
+        function, backend = self.inner_loss(harness.xp), harness.backend
+        if self.kind == "minimize":
+            return Minimize(function)
+        if self.kind == "fixed point":
+            return FixedPoint(function)
+        if self.kind == "root":
+            return Root(function)
+        if self.kind == "proximal":
+            assert self.prox is not None
+            maps: Any = backend
+            return ProximalGradient(function, self.prox(maps.prox), self.step_size, self.kink_tol)
         assert harness.sgd is not None
-        return BilevelProblem(WeightUpdate(loss, SGDFrom(harness.sgd)), outer)
+        carry = "weights" if self.kind == "update" else "weights_and_state"
+        return WeightUpdate(function, SGDFrom(harness.sgd), carry)
 
     def opt_state(self, harness: Harness, arrays: Callable[[Any], Any]) -> Any:
         """The optimizer's state after one update by warm_grads; None when there are none."""
@@ -70,6 +90,7 @@ class Case:
 
 def _cast(values: Any, dtype: str) -> Any:
     def cast(x: np.ndarray) -> np.ndarray:
-        return np.asarray(x, dtype).astype(np.float64)
+        array = np.asarray(x)
+        return array.astype(dtype).astype(np.float64) if array.dtype.kind == "f" else array
 
     return tree.map(cast, values)

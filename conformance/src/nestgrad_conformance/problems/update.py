@@ -27,7 +27,7 @@ def updated(draw: Draw, case: Case, *, per_parameter: bool, rate: float = 0.3, w
         "weight_decay": np.asarray(0.1 * np.exp(0.3 * draw.normal())),
     }
     grads: Any = tree.map(gradient, case.params) if warm else None
-    return case.with_(hparams={**case.hparams, **settings}, updated=True, warm_grads=grads)
+    return case.with_(hparams={**case.hparams, **settings}, kind="update", warm_grads=grads)
 
 
 def updated_network(draw: Draw, *, per_parameter: bool, rate: float = 0.2, warm: bool = True) -> Case:
