@@ -5,10 +5,11 @@ from typing import Any
 import nestgrad as _core
 from nestgrad import *  # noqa: F403
 from nestgrad_reference import optim as optim
+from nestgrad_reference import prox as prox
 from nestgrad_reference._backend import hypergradient as hypergradient
 from nestgrad_reference._backend import supports as supports
-from nestgrad_reference._derivatives import Materialized as Materialized
-from nestgrad_reference._derivatives import materialize as materialize
+from nestgrad_reference._materialize import Materialized as Materialized
+from nestgrad_reference._materialize import materialize as materialize
 from nestgrad_reference.tuners.one_pass import OnePass as OnePass
 from nestgrad_reference.tuners.one_pass import per_parameter as per_parameter
 

@@ -1,14 +1,17 @@
-"""The backend's two entry points: hypergradient and supports."""
+"""The backend's entry points."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from nestgrad import BilevelProblem, HyperGradient, Implicit, Minimize, UnsupportedSpec, WeightUpdate
-from nestgrad_reference._derivatives import linearize, outer_gradients, require_connected, residual
+from nestgrad import BilevelProblem, HyperGradient, Implicit, require_batches, require_legal
+from nestgrad._problem import INNERS
+from nestgrad_reference._connected import require_connected
+from nestgrad_reference._derivatives import linearize, outer_gradients
+from nestgrad_reference._rules._common import METHODS, Call
 from nestgrad_reference._rules.implicit import implicit
 from nestgrad_reference._solvers._common import SOLVERS
-from nestgrad_reference._tree import as_hparams, as_params, check_matching, flatten
+from nestgrad_reference._tree import as_hparams, as_params, check_matching
 
 
 def hypergradient(
@@ -16,30 +19,47 @@ def hypergradient(
     params: Any,
     hparams: Any,
     *,
-    method: Implicit,
+    method: Any,
     inner_batch: Any = None,
+    inner_batches: Any = None,
     outer_batch: Any = None,
     opt_state: Any = None,
+    warm_start: Any = None,
+    preconditioner: Any = None,
+    key: Any = None,
     throw: bool = True,
 ) -> HyperGradient:
-    """d outer_loss / d hparams at these params: total = direct - Bᵀp (see nestgrad.Implicit), in dense float64.
+    """d outer_loss / d hparams by the method (see its spec), in dense float64.
 
-    Losses are written with autograd.numpy. Arguments, results and errors as in every backend.
+    Losses are written with autograd.numpy; key is an int. Arguments, results and errors as in every backend.
     """
-    if not isinstance(method, Implicit):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UnsupportedSpec(
-            f"hypergradient: method {method!r}, limit: Implicit. Remedy: pass Implicit(solver=CG(...))."
-        )
+    require_legal(problem.inner, method, warm_start=warm_start, preconditioner=preconditioner, key=key)
+    require_batches(method, inner_batch, inner_batches)
     weights, values = as_params(params), as_hparams(hparams)
-    check_matching(params, hparams=hparams, inner_batch=inner_batch, outer_batch=outer_batch)
-    w, _ = flatten(weights)
+    check_matching(
+        params, hparams=hparams, inner_batch=inner_batch, inner_batches=inner_batches, outer_batch=outer_batch
+    )
+    if not isinstance(method, Implicit):
+        call = Call(
+            problem=problem,
+            params=weights,
+            hparams=values,
+            inner_batch=inner_batch,
+            inner_batches=inner_batches,
+            outer_batch=outer_batch,
+            opt_state=opt_state,
+            key=key,
+            throw=throw,
+        )
+        return METHODS(method, call)
     point = linearize(problem.inner, weights, values, inner_batch, opt_state)
-    function = residual(problem.inner, weights, values, inner_batch, opt_state)
     outer = outer_gradients(problem.outer_loss, weights, values, outer_batch)
-    require_connected(lambda h: function(w, h), lambda h: problem.outer_loss(weights, h, outer_batch), values)
-    return implicit(method, point, outer, values, throw=throw)
+    require_connected(problem, weights, values, inner_batch=inner_batch, outer_batch=outer_batch, opt_state=opt_state)
+    return implicit(
+        method, point, outer, values, throw=throw, warm_start=warm_start, preconditioner=preconditioner, key=key
+    )
 
 
 def supports(spec_type: type) -> bool:
     """Whether this backend has a rule for the spec type."""
-    return spec_type in (Minimize, WeightUpdate, Implicit) or spec_type in SOLVERS
+    return spec_type in INNERS or spec_type is Implicit or spec_type in METHODS or spec_type in SOLVERS

@@ -78,3 +78,31 @@ def flatten(values: Any) -> tuple[Vector, Callable[[Any], Any]]:
 def concatenate(values: Any) -> Any:
     """The tree's entries as one vector, differentiably."""
     return xp.concatenate([xp.reshape(leaf, (-1,)) for leaf in tree.leaves(values)])
+
+
+def matched(like: Any, other: Any, title: str) -> list[Any]:
+    """The leaves of the other tree in the order of `like`; InvalidInput with its title unless the paths agree."""
+    try:
+        (leaves,) = tree.matched(like, other)
+    except InvalidInput as error:
+        raise InvalidInput(f"{title}: {error}") from None
+    return leaves
+
+
+def shaped(like: Any, other: Any, title: str, *, broadcast: bool = False) -> list[Any]:
+    """As `matched`, each leaf of the shape of its counterpart (broadcast: or 0-d); else InvalidInput."""
+    leaves = matched(like, other, title)
+    for (name, wanted), leaf in zip(tree.named_leaves(like).items(), leaves, strict=True):
+        if np.shape(leaf) != np.shape(wanted) and not (broadcast and np.ndim(leaf) == 0):
+            raise InvalidInput(
+                f"{title}[{name!r}]: got shape {np.shape(leaf)}, limit: {np.shape(wanted)}. "
+                "Remedy: pass a tree of arrays of these shapes."
+            )
+    return leaves
+
+
+def spread(setting: Any, params: Any) -> Any:
+    """A setting as a tree like params: itself where it is one already, else one number for every leaf."""
+    if isinstance(setting, (dict, list, tuple)):
+        return setting
+    return setting if np.ndim(setting) else tree.map(lambda _: setting, params)

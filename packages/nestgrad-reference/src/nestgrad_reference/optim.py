@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nestgrad import tree
+from nestgrad_reference._tree import spread, xp
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class SGD:
 
     def update(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """(-learning_rate ⊙ v, state with v)."""
-        rate, momentum, decay = (_spread(x, params) for x in (self.learning_rate, self.momentum, self.weight_decay))
+        rate, momentum, decay = (spread(x, params) for x in (self.learning_rate, self.momentum, self.weight_decay))
         trace = tree.map(lambda v, g, w, mu, xi: mu * v + g + xi * w, state["trace"], grads, params, momentum, decay)
         return tree.map(lambda v, eta: -eta * v, trace, rate), {"trace": trace}
 
@@ -41,10 +42,10 @@ def sgd(learning_rate: Any, momentum: Any = 0.0, weight_decay: Any = 0.0) -> SGD
 class Adam:
     """Kingma and Ba 2015, algorithm 1: w ← w - learning_rate · m̂ / (√v̂ + eps)."""
 
-    learning_rate: float
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    learning_rate: Any
+    b1: Any = 0.9
+    b2: Any = 0.999
+    eps: Any = 1e-8
 
     def init(self, params: Any) -> Any:
         """Zero moments and a zero count."""
@@ -58,18 +59,11 @@ class Adam:
 
         def move(m: Any, v: Any) -> Any:
             corrected = m / (1 - self.b1**count)
-            return -self.learning_rate * corrected / (np.sqrt(v / (1 - self.b2**count)) + self.eps)
+            return -self.learning_rate * corrected / (xp.sqrt(v / (1 - self.b2**count)) + self.eps)
 
         return tree.map(move, m, v), {"m": m, "v": v, "count": count}
 
 
-def adam(learning_rate: float) -> Adam:
-    """Adam with its usual moments; see Adam for the formula."""
-    return Adam(learning_rate)
-
-
-def _spread(setting: Any, params: Any) -> Any:
-    """The setting as a tree like params."""
-    if np.ndim(setting) == 0 and not isinstance(setting, (dict, list, tuple)):
-        return tree.map(lambda _: setting, params)
-    return setting
+def adam(learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> Adam:
+    """Adam, with its usual moments unless told otherwise; see Adam for the formula."""
+    return Adam(learning_rate, b1, b2, eps)

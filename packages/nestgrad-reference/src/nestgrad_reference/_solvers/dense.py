@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from nestgrad import Dense, InvalidInput, Status
-from nestgrad_reference._solvers._common import EPS, SOLVERS, Solve
+from nestgrad_reference._solvers._common import EPS, SOLVERS, Extras, Solve
 from nestgrad_reference._tree import Vector
 
 
 @SOLVERS.register(Dense)
-def dense(spec: Dense, matrix: np.ndarray, rhs: Vector, symmetric: bool, scale: float) -> Solve:
+def dense(spec: Dense, matrix: np.ndarray, rhs: Vector, symmetric: bool, scale: float, extras: Extras) -> Solve:
     """LU; singular by the 1-norm reciprocal condition number."""
     n = rhs.size
     if n > spec.max_params:
@@ -32,4 +32,5 @@ def dense(spec: Dense, matrix: np.ndarray, rhs: Vector, symmetric: bool, scale: 
         residual_norm=float(np.linalg.norm(matrix @ solution - rhs)),
         steps=1,
         curvature=1.0 / inverse_norm,
+        products=n,
     )

@@ -26,7 +26,8 @@ from nestgrad import (
     require_initial,
     tree,
 )
-from nestgrad_reference._derivatives import functional_optimizer, linearize, outer_gradients, scalar_loss
+from nestgrad_reference._checks import functional_optimizer, scalar_loss
+from nestgrad_reference._derivatives import linearize, outer_gradients
 from nestgrad_reference._rules.implicit import implicit
 from nestgrad_reference._space_ops import OPS, slope
 from nestgrad_reference._tree import as_hparams, as_params, check_matching, flatten
