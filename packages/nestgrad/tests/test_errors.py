@@ -3,7 +3,7 @@
 import pytest
 
 import nestgrad
-from nestgrad import CG, Dense, Implicit, NestgradError, Neumann, SolverError, Stats, Status, error_for, symmetry_limit
+from nestgrad import CG, Dense, Implicit, NestgradError, NestgradWarning, Neumann, SolverError, Stats, Status, error_for, symmetry_limit
 
 FAILED = [status for status in Status if not status.ok]
 EXPECTED = {
@@ -15,6 +15,8 @@ EXPECTED = {
     Status.NOT_SYMMETRIC: (nestgrad.NotSymmetric, "symmetry defect 0.125, limit 1e-06"),
     Status.NONFINITE: (nestgrad.NonFinite, "residual norm 0.25, inner residual norm 3, limit: finite"),
     Status.INNER_NOT_CONVERGED: (nestgrad.InnerNotConverged, "inner residual norm 3, limit inner_tol=0.01"),
+    Status.BREAKDOWN: (nestgrad.Breakdown, "residual norm 0.25, limit 0.002, after 7 steps"),
+    Status.NEAR_KINK: (nestgrad.NearKink, "nearest kink at 1e-09 of its threshold, limit kink_tol"),
 }
 
 
@@ -28,6 +30,7 @@ def _stats(eps=2.0**-52):
         contraction=1.5,
         curvature=-0.5,
         asymmetry=0.125,
+        kink_distance=1e-9,
         eps=eps,
     )
 
@@ -77,8 +80,11 @@ def test_ok_means_that_the_number_is_the_one_defined():
 
 def test_every_error_has_the_one_base():
     kinds = [value for value in vars(nestgrad).values() if isinstance(value, type) and issubclass(value, Exception)]
-    assert len(kinds) >= 18
-    assert all(issubclass(kind, NestgradError) for kind in kinds)
+    warnings = [kind for kind in kinds if issubclass(kind, Warning)]
+    assert len(kinds) - len(warnings) >= 22
+    assert len(warnings) >= 6
+    assert all(issubclass(kind, NestgradError) for kind in kinds if kind not in warnings)
+    assert all(issubclass(kind, NestgradWarning) for kind in warnings)
 
 
 @pytest.mark.parametrize(

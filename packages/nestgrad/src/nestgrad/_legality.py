@@ -116,7 +116,7 @@ def require_legal(
 ) -> None:
     """Raise UnsupportedSpec or InvalidInput, before anything is computed, unless all of these go together."""
     require_inner(inner)
-    if type(method) not in INNERS_OF and not hasattr(method, "__dataclass_fields__"):
+    if type(method) not in INNERS_OF and (isinstance(method, type) or not hasattr(method, "__dataclass_fields__")):
         there = ", ".join(kind.__name__ for kind in INNERS_OF)
         raise UnsupportedSpec(f"method {method!r}, limit: {there}. Remedy: pass Implicit(solver=CG(...)).")
     if (reason := illegal(inner, method)) is not None:
