@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nestgrad import BilevelProblem, HyperGradient, Implicit, require_batches, require_legal
 from nestgrad._problem import INNERS
 from nestgrad_reference._connected import require_connected
 from nestgrad_reference._derivatives import linearize, outer_gradients
+from nestgrad_reference._forward import require_implicit
 from nestgrad_reference._rules._common import METHODS, Call
 from nestgrad_reference._rules.implicit import implicit
 from nestgrad_reference._solvers._common import SOLVERS
@@ -58,6 +60,32 @@ def hypergradient(
     return implicit(
         method, point, outer, values, throw=throw, warm_start=warm_start, preconditioner=preconditioner, key=key
     )
+
+
+def hypergradients(
+    problem: BilevelProblem,
+    params: Any,
+    hparams: Any,
+    *,
+    method: Implicit,
+    inner_batch: Any = None,
+    outer_batches: Sequence[Any],
+    opt_state: Any = None,
+    key: Any = None,
+    throw: bool = True,
+) -> list[HyperGradient]:
+    """The hypergradient on each outer batch, from one linearisation of the inner problem."""
+    require_implicit("hypergradients", method)
+    require_legal(problem.inner, method, key=key)
+    weights, values = as_params(params), as_hparams(hparams)
+    check_matching(params, hparams=hparams, inner_batch=inner_batch, outer_batches=outer_batches)
+    point = linearize(problem.inner, weights, values, inner_batch, opt_state)
+    found: list[HyperGradient] = []
+    for batch in outer_batches:
+        outer = outer_gradients(problem.outer_loss, weights, values, batch)
+        require_connected(problem, weights, values, inner_batch=inner_batch, outer_batch=batch, opt_state=opt_state)
+        found.append(implicit(method, point, outer, values, throw=throw, key=key))
+    return found
 
 
 def supports(spec_type: type) -> bool:
