@@ -82,14 +82,25 @@ def imports(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS)
 def conformance(session: nox.Session, backend: str) -> None:
     """Hold one backend to the conformance suite, 100 examples a check, and write its report for the support table."""
-    _install(session, f"nestgrad-{backend}", "nestgrad-conformance", tools=TEST_TOOLS)
     REPORTS.mkdir(parents=True, exist_ok=True)
+    _run_conformance(session, backend, f"--nestgrad-report={REPORTS / f'{backend}.json'}")
+
+
+@nox.session(name="conformance-long")
+@nox.parametrize("backend", BACKENDS)
+def conformance_long(session: nox.Session, backend: str) -> None:
+    """The same with 2,000 examples a check, drawn anew on every run; takes hours."""
+    _run_conformance(session, backend, "--nestgrad-examples=2000", "--nestgrad-random")
+
+
+def _run_conformance(session: nox.Session, backend: str, *options: str) -> None:
+    _install(session, f"nestgrad-{backend}", "nestgrad-conformance", tools=TEST_TOOLS)
     session.run(
         "pytest",
         "--pyargs",
         "nestgrad_conformance",
         f"--nestgrad-harness=nestgrad_{backend}.testing:harness",
-        f"--nestgrad-report={REPORTS / f'{backend}.json'}",
+        *options,
         *(session.posargs or ["-n", "auto", "--maxprocesses=4", "-q"]),
         env=_environment(),
     )
