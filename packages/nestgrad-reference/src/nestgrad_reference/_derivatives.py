@@ -161,11 +161,13 @@ def independence_is_no_news() -> Iterator[None]:
         yield
 
 
-def outer_gradients(loss: Loss, params: Any, hparams: Any, batch: Any) -> tuple[float, Vector, Vector]:
-    """L_out, ∂L_out/∂w and the direct term ∂L_out/∂λ, flat."""
+def outer_gradients(
+    loss: Loss, params: Any, hparams: Any, batch: Any, level: str = "outer_loss"
+) -> tuple[float, Vector, Vector]:
+    """L_out, ∂L_out/∂w and the direct term ∂L_out/∂λ, flat; or the same of a loss of another level."""
     w, shape_params = flatten(params)
     h, shape_hparams = flatten(hparams)
-    checked = scalar_loss(loss, "outer_loss")
+    checked = scalar_loss(loss, level)
 
     def value(w: Any, h: Any) -> Any:
         return checked(shape_params(w), shape_hparams(h), batch)

@@ -7,6 +7,7 @@ from typing import Any
 
 import autograd.numpy as anp
 import numpy as np
+from autograd.tracer import getval
 
 from nestgrad import DtypeMismatch, InvalidInput, NonDifferentiableHyperparameter, tree
 
@@ -106,3 +107,10 @@ def spread(setting: Any, params: Any) -> Any:
     if isinstance(setting, (dict, list, tuple)):
         return setting
     return setting if np.ndim(setting) else tree.map(lambda _: setting, params)
+
+
+def plain(x: Any) -> np.ndarray:
+    """The float64 array inside any boxes of autograd's."""
+    while hasattr(x, "_value"):
+        x = getval(x)
+    return np.asarray(x, np.float64)

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from autograd.tracer import getval
 
 from nestgrad import tree
-from nestgrad_reference._tree import spread, xp
+from nestgrad_reference._tree import plain, spread, xp
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +114,6 @@ def box(low: Any, high: Any) -> Box:
 def smoothed_abs(x: Any, width: Any) -> Any:
     """√(x² + width²): |x| with its kink rounded off, for use in a plain loss."""
     return xp.sqrt(x**2 + width**2)
-
-
-def plain(x: Any) -> np.ndarray:
-    """The array inside any boxes of autograd's."""
-    while hasattr(x, "_value"):
-        x = getval(x)
-    return np.asarray(x, np.float64)
 
 
 def _edges(size: Callable[[Any], Any], params: Any, strengths: Any, step_size: float) -> list[np.ndarray]:
