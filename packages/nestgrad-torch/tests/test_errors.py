@@ -266,9 +266,17 @@ def test_a_tuner_that_cannot_be_built_is_refused(changed, error, words):
         one_pass(**changed)
 
 
-def test_cg_is_refused_for_a_tuner():
-    with pytest.raises(ng.UnsupportedSpec, match=r"CG needs a symmetric J.*Remedy: use Neumann"):
-        one_pass(method=ng.Implicit(solver=ng.CG(rtol=1e-3, max_steps=9)))
+def test_what_needs_symmetry_or_a_key_is_refused_for_a_tuner():
+    with refused(ng.UnsupportedSpec, "RandomNeumann draws at random"):
+        one_pass(method=ng.Implicit(solver=ng.RandomNeumann(num_terms=3, step_size=1.0)))
+    with refused(ng.UnsupportedSpec, "OnePass.method: Nystrom"):
+        one_pass(method=ng.Implicit(solver=ng.Nystrom(rank=1, damping=0.1)))
+    update = ng.WeightUpdate(loss, lambda h: ng.optim.sgd(0.1), carry="weights_and_state")
+    with refused(ng.UnsupportedSpec, "CG on WeightUpdate", "weights_and_state"):
+        one_pass(
+            problem=ng.BilevelProblem(inner=update, outer_loss=loss),
+            method=ng.Implicit(solver=ng.CG(rtol=1e-3, max_steps=9)),
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,34 @@
-"""The backend's two entry points: hypergradient and supports."""
+"""The backend's entry points for one hypergradient, and for several that share a linearisation."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
-from nestgrad import BilevelProblem, HyperGradient, Implicit, Minimize, UnsupportedSpec, WeightUpdate, tree
-from nestgrad_torch._derivatives import gradient_with_graph, linearize, scalar_loss
-from nestgrad_torch._rules.implicit import implicit
-from nestgrad_torch._solvers._common import SOLVERS
+from nestgrad import (
+    BilevelProblem,
+    HyperGradient,
+    HyperGradientJVP,
+    Implicit,
+    Inner,
+    InvalidInput,
+    UnsupportedSpec,
+    WeightUpdate,
+    require_batches,
+    require_legal,
+    tree,
+)
+from nestgrad._problem import INNERS
+from nestgrad_torch._derivatives import linearize
+from nestgrad_torch._rules import METHODS, Call
+from nestgrad_torch._rules._call import vector_like
+from nestgrad_torch._rules.implicit import Extras, extras_of, implicit, implicit_jvp, solve_forward
+from nestgrad_torch._solvers import SOLVERS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, untouched
 
 
@@ -20,39 +38,248 @@ def hypergradient(
     params: Any,
     hparams: Any,
     *,
-    method: Implicit,
+    method: Any,
     inner_batch: Any = None,
+    inner_batches: Sequence[Any] | None = None,
     outer_batch: Any = None,
     opt_state: Any = None,
+    warm_start: Any = None,
+    preconditioner: Any = None,
+    key: int | None = None,
     throw: bool = True,
 ) -> HyperGradient:
-    """d outer_loss / d hparams at these params: total = direct - Bᵀp (see nestgrad.Implicit).
+    """d outer_loss / d hparams at these params, as the method's spec defines it.
 
     params: a tree of floating tensors, or an nn.Module, whose trainable params are meant; losses then receive a
-    ModuleParams. hparams: a tree of floating tensors or Python floats. opt_state: the optimizer's state, for a
-    WeightUpdate; a fresh one when None. Nothing that is passed in is changed, nor are the random number generators.
+    ModuleParams. hparams: a tree of floating tensors or Python floats. inner_batches: one a step, for an unrolling
+    method. opt_state: the optimizer's state, for a WeightUpdate; a fresh one when None. warm_start: an earlier result's
+    adjoint. preconditioner: a tree of positive numbers like params. key: an int for what draws at random. Nothing that
+    is passed in is changed, nor are the random number generators.
 
     Raises the errors of nestgrad: for wrong input always, for a failed solve unless throw=False, which returns the
     status instead.
     """
-    if not isinstance(method, Implicit):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UnsupportedSpec(
-            f"hypergradient: method {method!r}, limit: Implicit. Remedy: pass Implicit(solver=CG(...))."
+    _require_method(method)
+    require_legal(problem.inner, method, warm_start=warm_start, preconditioner=preconditioner, key=key)
+    require_batches(method, inner_batch, inner_batches)
+    call = _call(
+        problem,
+        params,
+        hparams,
+        inner_batch=inner_batch,
+        inner_batches=inner_batches,
+        outer_batch=outer_batch,
+        opt_state=opt_state,
+        warm_start=warm_start,
+        preconditioner=preconditioner,
+        key=key,
+        throw=throw,
+    )
+    with untouched(call.point):
+        return METHODS(method, call)
+
+
+@torch.inference_mode(mode=False)
+def hypergradients(
+    problem: BilevelProblem,
+    params: Any,
+    hparams: Any,
+    *,
+    method: Implicit,
+    inner_batch: Any = None,
+    outer_batches: Sequence[Any],
+    opt_state: Any = None,
+    key: int | None = None,
+    throw: bool = True,
+) -> list[HyperGradient]:
+    """One hypergradient for each outer batch, from one linearisation; each is what `hypergradient` gives for it."""
+    require_legal(problem.inner, method, key=key)
+    _require_implicit("hypergradients", method)
+    if not isinstance(outer_batches, (list, tuple)) or not outer_batches:
+        raise InvalidInput(
+            f"outer_batches: got {type(outer_batches).__name__} of {len(outer_batches) if outer_batches else 0}, "
+            "limit: a list of at least 1 batch. Remedy: pass [outer_batch]."
         )
-    point = Params(params)
-    hparams = as_hparams(hparams, point.leaves[0])
-    check_matching(point, hparams=hparams, inner_batch=inner_batch, outer_batch=outer_batch)
-    with untouched(point):
-        leaves: list[Tensor] = [h.detach().requires_grad_() for h in tree.leaves(hparams)]
-        values = tree.unflatten(hparams, leaves)
-        weights = point.vector()
-        loss = scalar_loss(problem.inner.loss, "inner loss", point.shape(weights), values, inner_batch)
-        slope = gradient_with_graph(loss, weights)
-        linear = linearize(problem.inner, point.shape, weights, values, leaves, slope, opt_state)
-        outer = scalar_loss(problem.outer_loss, "outer_loss", point.shape(weights), values, outer_batch)
-        return implicit(method, linear, outer, weights, hparams, throw=throw)
+    call = _call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state, key=key, throw=throw)
+    for batch in outer_batches:
+        check_matching(call.point, outer_batch=batch)
+    with untouched(call.point):
+        place = call.place()
+        linear = linearize(problem.inner, place, inner_batch, opt_state)
+        linear.damping = method.damping
+        extras, found = extras_of(call, linear), []
+        for batch in outer_batches:
+            with untouched(call.point):
+                outer = dataclasses.replace(call, outer_batch=batch).outer_loss(place)
+                found.append(implicit(method, linear, outer, place.weights, call.hparams, throw=throw, extras=extras))
+        return found
+
+
+@torch.inference_mode(mode=False)
+def hypergradient_jvp(
+    problem: BilevelProblem,
+    params: Any,
+    hparams: Any,
+    direction: Any,
+    *,
+    method: Implicit,
+    inner_batch: Any = None,
+    outer_batch: Any = None,
+    opt_state: Any = None,
+    warm_start: Any = None,
+    preconditioner: Any = None,
+    key: int | None = None,
+    throw: bool = True,
+) -> HyperGradientJVP:
+    """The derivative of outer_loss along a direction in hparams (a tree like them), by one forward solve."""
+    require_legal(problem.inner, method, warm_start=warm_start, preconditioner=preconditioner, key=key)
+    _require_implicit("hypergradient_jvp", method)
+    call = _call(
+        problem,
+        params,
+        hparams,
+        inner_batch=inner_batch,
+        outer_batch=outer_batch,
+        opt_state=opt_state,
+        warm_start=warm_start,
+        preconditioner=preconditioner,
+        key=key,
+        throw=throw,
+    )
+    along = _like_hparams(direction, call.hparams, call.point.leaves[0])
+    with untouched(call.point):
+        place = call.place()
+        linear = linearize(problem.inner, place, inner_batch, opt_state)
+        linear.damping = method.damping
+        outer = call.outer_loss(place)
+        return implicit_jvp(
+            method,
+            linear,
+            outer,
+            place.weights,
+            call.hparams,
+            along,
+            throw=throw,
+            extras=extras_of(call, linear),
+            response=lambda vector: call.point.plain(vector[: place.weights.numel()]),
+        )
+
+
+@torch.inference_mode(mode=False)
+def best_response_jacobian(
+    inner: Inner,
+    params: Any,
+    hparams: Any,
+    *,
+    method: Implicit,
+    inner_batch: Any = None,
+    opt_state: Any = None,
+    throw: bool = True,
+) -> Any:
+    """dw*/dλ = -J⁻¹B, column by column: a tree like params of trees like hparams, shapes param.shape + hparam.shape."""
+    require_legal(inner, method)
+    _require_implicit("best_response_jacobian", method)
+    problem = BilevelProblem(inner=inner, outer_loss=_no_outer_loss)
+    call = _call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state, throw=throw)
+    with untouched(call.point):
+        place = call.place()
+        linear = linearize(inner, place, inner_batch, opt_state)
+        linear.damping = method.damping
+        extras = extras_of(call, linear)
+        blocks = [_columns(method, linear, i, call, extras) for i in range(len(place.leaves))]
+    rows: list[Any] = []
+    for i, leaf in enumerate(call.point.leaves):
+        pairs = zip(blocks, place.leaves, strict=True)
+        parts = [_rows(block, i, call.point.leaves).reshape((*leaf.shape, *h.shape)) for block, h in pairs]
+        rows.append(tree.unflatten(call.hparams, parts))
+    return tree.unflatten(call.point.tree, rows)
+
+
+@torch.inference_mode(mode=False)
+def newton_step(
+    inner: Inner, params: Any, hparams: Any, *, solver: Any, inner_batch: Any = None, opt_state: Any = None
+) -> tuple[Any, float]:
+    """(w - J⁻¹F, |F| at the params given): the same kind of params, a module as a copy that holds the new values.
+
+    Not for a WeightUpdate. Raises the error of a solve that failed.
+    """
+    return newton(inner, params, hparams, solver, inner_batch, opt_state, throw=True)
+
+
+def newton(
+    inner: Inner, params: Any, hparams: Any, solver: Any, inner_batch: Any, opt_state: Any, *, throw: bool
+) -> tuple[Any, float]:
+    """newton_step, which with throw=False returns whatever the solver ended with."""
+    method = Implicit(solver=solver)
+    require_legal(inner, method)
+    if isinstance(inner, WeightUpdate):
+        raise UnsupportedSpec(
+            "newton_step on WeightUpdate, limit: Minimize, FixedPoint, Root, ProximalGradient. "
+            "Remedy: pass Minimize(loss), whose minimiser it is that the updates approach."
+        )
+    problem = BilevelProblem(inner=inner, outer_loss=_no_outer_loss)
+    call = _call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state)
+    with untouched(call.point):
+        place = call.place()
+        linear = linearize(inner, place, inner_batch, opt_state)
+        residual = linear.residual.detach()
+        move = solve_forward(method, linear, residual, Extras(), throw=throw)
+        moved = place.weights.detach() - move
+    return call.point.like_given(moved), float(vector_norm(residual))
 
 
 def supports(spec_type: type) -> bool:
     """Whether this backend has a rule for the spec type."""
-    return spec_type in (Minimize, WeightUpdate, Implicit) or spec_type in SOLVERS
+    return spec_type in INNERS or spec_type in METHODS or spec_type in SOLVERS
+
+
+def _call(problem: BilevelProblem, params: Any, hparams: Any, **given: Any) -> Call:
+    """The call's arguments, checked: values that can be differentiated, of one dtype and device."""
+    point = Params(params)
+    hparams = as_hparams(hparams, point.leaves[0])
+    batches = {name: given[name] for name in ("inner_batch", "inner_batches", "outer_batch") if name in given}
+    check_matching(point, hparams=hparams, **batches)
+    return Call(problem=problem, point=point, hparams=hparams, **given)
+
+
+def _require_method(method: Any) -> None:
+    if type(method) not in METHODS:
+        there = ", ".join(sorted(kind.__name__ for kind in METHODS))
+        raise UnsupportedSpec(f"method {method!r}, limit: {there}. Remedy: pass Implicit(solver=CG(...)).")
+
+
+def _require_implicit(name: str, method: Any) -> None:
+    if not isinstance(method, Implicit):
+        raise UnsupportedSpec(
+            f"{name}: method {type(method).__name__}, limit: Implicit. Remedy: pass Implicit(solver=CG(...)), or call "
+            "hypergradient, which takes every method."
+        )
+
+
+def _like_hparams(direction: Any, hparams: Any, like: Tensor) -> list[Tensor]:
+    (leaves,) = tree.matched(hparams, direction)
+    values = [torch.as_tensor(x, dtype=like.dtype, device=like.device) if isinstance(x, float) else x for x in leaves]
+    vector_like(hparams, tree.unflatten(hparams, values), "direction")
+    return [value.detach() for value in values]
+
+
+def _columns(method: Implicit, linear: Any, which: int, call: Call, extras: Extras) -> Tensor:
+    """-J⁻¹B for the entries of one hyperparameter: (weights, entries)."""
+    count = linear.inputs[0].numel()
+    zeros = [torch.zeros_like(h) for h in linear.hparams]
+    columns = []
+    for entry in range(zeros[which].numel()):
+        unit = torch.zeros_like(zeros[which]).reshape(-1)
+        unit[entry] = 1.0
+        direction = [*zeros[:which], unit.reshape(zeros[which].shape), *zeros[which + 1 :]]
+        rhs = -linear.hparam_push(direction)
+        columns.append(solve_forward(method, linear, rhs, extras, throw=call.throw)[:count])
+    return torch.stack(columns, dim=1) if columns else linear.inputs[0].new_zeros(count, 0)
+
+
+def _rows(block: Tensor, which: int, leaves: list[Tensor]) -> Tensor:
+    return block.split([leaf.numel() for leaf in leaves])[which]
+
+
+def _no_outer_loss(params: Any, hparams: Any, batch: Any) -> Any:
+    raise NotImplementedError

@@ -2,43 +2,141 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
-from nestgrad import Loss, Minimize, NonScalarLoss, UnsupportedOptimizer, WeightUpdate, tree
-from nestgrad_torch._tree import flat
+from nestgrad import (
+    DtypeMismatch,
+    FixedPoint,
+    InvalidInput,
+    Loss,
+    Minimize,
+    NonScalarLoss,
+    ProximalGradient,
+    Root,
+    UnsupportedOptimizer,
+    WeightUpdate,
+    tree,
+)
+from nestgrad_torch._tree import flat, split
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Linearization:
-    """F at a point, with the graph that gives Jᵀq and Bᵀp by one backward pass each.
+    """F at a point s, with the graph that gives Jᵀq, Bᵀp, Jq and Bξ by one backward pass each.
 
-    params is the graph's leaf, all weights in one vector: a product then crosses the graph's edge once, not once a
-    layer. residual is F as a vector, hparams the other leaves; symmetric says that J is a Hessian.
+    inputs are the graph's leaves: all weights in one vector, so that a product crosses the graph's edge once and not
+    once a layer; and, where the optimizer state is carried, its floating leaves (state_leaves) in another. residual is
+    F as a vector, hparams the other leaves; symmetric says that J is a Hessian; gradient is the loss's, for a
+    WeightUpdate; kink the relative distance to the nearest one. damping δ: J stands for J + δI in every product.
     """
 
-    params: Tensor
+    inputs: list[Tensor]
     hparams: list[Tensor]
     residual: Tensor
     symmetric: bool
+    gradient: Tensor | None = None
+    kink: Tensor | None = None
+    state_leaves: list[Tensor] = field(default_factory=list)
+    damping: float = 0.0
+    _pulled: tuple[Tensor, list[Tensor | None]] | None = field(default=None, init=False)
+    _matrix: Tensor | None = field(default=None, init=False)
 
     def transpose_product(self, vector: Tensor) -> Tensor:
         """Jᵀ vector."""
-        (product,) = self._pull(vector, [self.params])
-        return torch.zeros_like(vector) if product is None else product
+        if len(self.inputs) == 1:
+            (product,) = self._pull(vector, self.inputs)
+            product = torch.zeros_like(vector) if product is None else product
+        else:
+            product = _joined(self._pull(vector, self.inputs), self.inputs)
+        return torch.add(product, vector, alpha=self.damping) if self.damping else product
 
     def hparam_product(self, vector: Tensor) -> list[Tensor | None]:
         """Bᵀ vector, one entry a hyperparameter; None where no path leads from it to F."""
         return self._pull(vector, self.hparams)
 
+    def product(self, vector: Tensor) -> Tensor:
+        """J vector: the derivative, in u, of ⟨Jᵀu, vector⟩."""
+        if self.symmetric:
+            return self.transpose_product(vector)
+        if not self.residual.requires_grad:
+            product = torch.zeros_like(vector)
+        else:
+            dummy, pulled = self._pulled_back()
+            parts = vector.split([x.numel() for x in self.inputs])
+            product = _push(dummy, pulled[: len(self.inputs)], list(parts))
+        return torch.add(product, vector, alpha=self.damping) if self.damping else product
+
+    def hparam_push(self, direction: list[Tensor]) -> Tensor:
+        """B direction."""
+        if not self.residual.requires_grad:
+            return torch.zeros_like(self.residual)
+        dummy, pulled = self._pulled_back()
+        return _push(dummy, pulled[len(self.inputs) :], direction)
+
+    def connected(self) -> list[bool]:
+        """For each hyperparameter, whether a differentiable path leads from it to F."""
+        if not self.residual.requires_grad:
+            return [False] * len(self.hparams)
+        _, pulled = self._pulled_back()
+        return [part is not None for part in pulled[len(self.inputs) :]]
+
+    def matrix(self) -> tuple[Tensor, int]:
+        """(Jᵀ, the products it took now): column i is Jᵀ eᵢ; kept, so a second solve takes none."""
+        if self._matrix is not None:
+            return self._matrix, 0
+        basis = torch.eye(self.residual.numel(), dtype=self.residual.dtype, device=self.residual.device)
+        self._matrix = torch.stack([self.transpose_product(row) for row in basis], dim=1)
+        return self._matrix, len(basis)
+
+    def diagonal(self) -> Tensor | None:
+        """P = ∂u/∂(gradient) applied to ones, where J is a P times a symmetric matrix and all P > 0; else None."""
+        if self.gradient is None or len(self.inputs) > 1 or not self.gradient.requires_grad:
+            return None
+        if not self.residual.requires_grad:
+            return None
+        ones = torch.ones_like(self.residual)
+        (rates,) = torch.autograd.grad(self.residual, self.gradient, ones, retain_graph=True, allow_unused=True)
+        if rates is None or not bool((rates > 0.0).all()) or not bool(rates.isfinite().all()):
+            return None
+        return rates
+
+    def size(self) -> Tensor:
+        """|w|."""
+        return vector_norm(self.inputs[0])
+
     def _pull(self, vector: Tensor, inputs: list[Tensor]) -> list[Tensor | None]:
         if not self.residual.requires_grad:
             return [None] * len(inputs)
         return list(torch.autograd.grad(self.residual, inputs, vector, retain_graph=True, allow_unused=True))
+
+    def _pulled_back(self) -> tuple[Tensor, list[Tensor | None]]:
+        """(u, [Jᵀu, Bᵀu] with the graph in u): made once."""
+        if self._pulled is None:
+            dummy = torch.zeros_like(self.residual, requires_grad=True)
+            inputs = [*self.inputs, *self.hparams]
+            pulled = torch.autograd.grad(self.residual, inputs, dummy, create_graph=True, allow_unused=True)
+            self._pulled = dummy, list(pulled)
+        return self._pulled
+
+
+def _push(dummy: Tensor, pulled: list[Tensor | None], directions: list[Tensor]) -> Tensor:
+    rows = [(p, d) for p, d in zip(pulled, directions, strict=True) if p is not None and p.requires_grad]
+    if not rows:
+        return torch.zeros_like(dummy)
+    outputs, seeds = [p for p, _ in rows], [d.reshape(p.shape) for p, d in rows]
+    (pushed,) = torch.autograd.grad(outputs, dummy, seeds, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(dummy) if pushed is None else pushed
+
+
+def _joined(parts: list[Tensor | None], like: list[Tensor]) -> Tensor:
+    return torch.cat([torch.zeros_like(x) if p is None else p for p, x in zip(parts, like, strict=True)])
 
 
 def scalar_loss(loss: Loss, level: str, *args: Any) -> Tensor:
@@ -83,29 +181,115 @@ def functional_optimizer(inner: WeightUpdate, hparams: Any) -> Any:
     return rule
 
 
-def linearize(
-    inner: Minimize | WeightUpdate,
-    shape: Callable[[Tensor], Any],
-    params: Tensor,
-    hparams: Any,
-    leaves: list[Tensor],
-    slope: Tensor,
-    opt_state: Any,
-) -> Linearization:
-    """F for an inner problem whose loss gradient `slope` still holds its graph; shape makes a tree of a vector.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where F is to be linearised.
 
-    Minimize: F = ∇_w L_in. WeightUpdate: F = u, the optimizer state held constant.
+    shape: a vector -> params as losses and maps receive them; plain: a vector -> params as a tree of tensors.
+    weights: the graph's leaf. hparams: the values, a tree; leaves: the graph's leaves that they came from.
     """
+
+    shape: Callable[[Tensor], Any]
+    plain: Callable[[Tensor], Any]
+    weights: Tensor
+    hparams: Any
+    leaves: list[Tensor]
+
+
+def linearize(inner: Any, place: Place, batch: Any, opt_state: Any, *, slope: Tensor | None = None) -> Linearization:
+    """F for any inner problem; slope is the inner loss's gradient where it was taken already, with its graph.
+
+    Minimize: F = ∇_w L_in. WeightUpdate: F = u, the optimizer state held constant or carried along. FixedPoint:
+    F = w - map. Root: F = residual. ProximalGradient: F = w - prox(w - γ∇loss, γ).
+    """
+    if isinstance(inner, (Minimize, WeightUpdate, ProximalGradient)) and slope is None:
+        loss = scalar_loss(inner.loss, "inner loss", place.shape(place.weights), place.hparams, batch)
+        slope = gradient_with_graph(loss, place.weights)
     if isinstance(inner, Minimize):
-        return Linearization(params, leaves, slope, symmetric=True)
-    rule = functional_optimizer(inner, hparams)
-    state = rule.init(shape(params.detach())) if opt_state is None else opt_state
-    state = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, state)
+        return Linearization([place.weights], place.leaves, slope, symmetric=True)
+    if isinstance(inner, WeightUpdate):
+        return _of_update(inner, place, slope, opt_state)
+    if isinstance(inner, ProximalGradient):
+        return _of_proximal_step(inner, place, slope)
+    level, function = ("map", inner.map) if isinstance(inner, FixedPoint) else ("residual", inner.residual)
+    weights = place.weights
+    value = like_params(level, function(place.shape(weights), place.hparams, batch), place.plain(weights))
+    residual = value if isinstance(inner, Root) else weights - value
+    return Linearization([weights], place.leaves, residual, symmetric=False)
+
+
+def like_params(level: str, value: Any, params: Any) -> Tensor:
+    """The entries of a tree shaped like params, in one vector; refused by name where it is not so shaped."""
+    (leaves,) = tree.matched(params, value)
+    for (name, param), leaf in zip(tree.named_leaves(params).items(), leaves, strict=True):
+        found = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+        if found != tuple(param.shape):
+            raise InvalidInput(
+                f"{level} returned {found} for params[{name!r}], limit: shape {tuple(param.shape)}. "
+                "Remedy: return a tree shaped like params."
+            )
+        if leaf.dtype != param.dtype:
+            raise DtypeMismatch(
+                f"{level} returned {leaf.dtype} for params[{name!r}], limit: {param.dtype}. Remedy: .to({param.dtype})."
+            )
+    return flat(leaves)
+
+
+def _of_proximal_step(inner: ProximalGradient, place: Place, slope: Tensor) -> Linearization:
+    weights = place.weights
+    arrived = torch.sub(weights, slope, alpha=inner.step_size)
+    proximal = inner.prox(place.hparams)
+    moved = like_params("prox", proximal(place.plain(arrived), inner.step_size), place.plain(weights))
+    kink = None
+    if hasattr(proximal, "kink_distance"):
+        with torch.no_grad():
+            kink = torch.as_tensor(proximal.kink_distance(place.plain(arrived.detach()), inner.step_size))
+    return Linearization([weights], place.leaves, weights - moved, symmetric=False, kink=kink)
+
+
+def fresh_state(inner: WeightUpdate, rule: Any, params: Any, opt_state: Any) -> Any:
+    """The optimizer state given, or that of `init`, cut off from every graph."""
+    state = rule.init(params) if opt_state is None else opt_state
+    return tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, state)
+
+
+def is_carried(leaf: Any) -> bool:
+    """Whether a leaf of an optimizer state is part of what is differentiated."""
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _of_update(inner: WeightUpdate, place: Place, slope: Tensor, opt_state: Any) -> Linearization:
+    rule, weights = functional_optimizer(inner, place.hparams), place.weights
+    state = fresh_state(inner, rule, place.shape(weights.detach()), opt_state)
+    if inner.carry == "weights_and_state":
+        return _of_whole_step(rule, place, slope, state)
     in_one = rule.flat_state(state) if hasattr(rule, "flat_state") else None
     if in_one is not None:
-        moves, _ = rule.update(slope, in_one, params)
+        moves, _ = rule.update(slope, in_one, weights)
     else:
-        weights = shape(params)
-        updates, _ = rule.update(shape(slope), state, weights)
-        moves = flat(tree.matched(weights, updates)[0])
-    return Linearization(params, leaves, -moves, symmetric=False)
+        shaped = place.shape(weights)
+        updates, _ = rule.update(place.shape(slope), state, shaped)
+        moves = flat(tree.matched(shaped, updates)[0])
+    return Linearization([weights], place.leaves, -moves, symmetric=False, gradient=slope)
+
+
+def _of_whole_step(rule: Any, place: Place, slope: Tensor, state: Any) -> Linearization:
+    """F = (u, z - z'), z the floating leaves of the optimizer state and z' those after the step."""
+    weights, leaves = place.weights, tree.leaves(state)
+    floating = [leaf for leaf in leaves if is_carried(leaf)]
+    carried = flat(floating).requires_grad_() if floating else None
+    views = iter([] if carried is None else split(carried, floating))
+    state = tree.unflatten(state, [next(views) if is_carried(leaf) else leaf for leaf in leaves])
+    shaped = place.shape(weights)
+    updates, after = rule.update(place.shape(slope), state, shaped)
+    moves = flat(tree.matched(shaped, updates)[0])
+    if carried is None:
+        return Linearization([weights], place.leaves, -moves, symmetric=False)
+    arrived = flat([leaf for leaf in tree.matched(state, after)[0] if is_carried(leaf)])
+    residual = torch.cat([-moves, carried - arrived])
+    return Linearization([weights, carried], place.leaves, residual, symmetric=False, state_leaves=floating)
+
+
+def kink_distance(linear: Linearization) -> float:
+    """The relative distance to the nearest kink; NaN where none is watched."""
+    return math.nan if linear.kink is None else float(linear.kink)

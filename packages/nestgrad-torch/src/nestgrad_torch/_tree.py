@@ -74,6 +74,22 @@ class Params:
         named = dict(zip(self.names, leaves, strict=True))
         return ModuleParams(self._places, named, self.fresh_buffers() if buffers is None else buffers)
 
+    def like_given(self, vector: Tensor) -> Any:
+        """What the user passed in, with these values: a tree of new tensors, or a copy of the module."""
+        values = [part.clone() for part in split(vector.detach(), self.leaves)]
+        if self.module is None:
+            return tree.unflatten(self.tree, values)
+        moved = copy.deepcopy(self.module)
+        held = dict(moved.named_parameters())
+        with torch.no_grad():
+            for name, value in zip(self.names, values, strict=True):
+                held[name].copy_(value)
+        return moved
+
+    def plain(self, vector: Tensor) -> Any:
+        """The params as a tree of tensors, views of a vector."""
+        return tree.unflatten(self.tree, split(vector, self.leaves))
+
     def shape(self, vector: Tensor, buffers: dict[str, Tensor] | None = None) -> Any:
         """The params as a loss receives them, as views of a vector."""
         return self.view(split(vector, self.leaves), buffers)

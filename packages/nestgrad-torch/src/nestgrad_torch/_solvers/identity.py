@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from nestgrad import Identity, Status
-from nestgrad_torch._solvers._common import SOLVERS, Operator, Solve
+from nestgrad_torch._solvers._common import SOLVERS, Solve, System
 
 
 @SOLVERS.register(Identity)
-def identity(spec: Identity, operator: Operator, rhs: Tensor, symmetric: bool, scale: float) -> Solve:
+def identity(spec: Identity, system: System) -> Solve:
     """No product; the residual norm is that of p = 0."""
-    return Solve(
-        solution=spec.scale * rhs, status=Status.TRUNCATED, residual_norm=float(rhs.norm()), steps=1, products=0
-    )
+    norm = float(system.rhs.norm())
+    return Solve(solution=spec.scale * system.rhs, status=Status.TRUNCATED, residual_norm=norm, steps=1, products=0)

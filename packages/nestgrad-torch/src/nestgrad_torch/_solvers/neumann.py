@@ -1,39 +1,50 @@
-"""Neumann: p = a Σ_{j<k} (I - a Jᵀ)ʲ v."""
+"""Neumann: p = a P Σ_{j<k} (I - a Jᵀ P)ʲ v, P the identity without a preconditioner."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
 from torch.linalg import vector_norm
 
 from nestgrad import GROWTH_LIMIT, Neumann, Status
-from nestgrad_torch._solvers._common import SOLVERS, Operator, Solve
+from nestgrad_torch._solvers._common import SOLVERS, Solve, System
 
 
 @SOLVERS.register(Neumann)
-def neumann(spec: Neumann, operator: Operator, rhs: Tensor, symmetric: bool, scale: float) -> Solve:
+def neumann(spec: Neumann, system: System) -> Solve:
     """k terms by k - 1 products; the norms come to the host once, after the loop."""
-    term, total = rhs, rhs.clone()
+    apply, diagonal = system.apply, system.preconditioner
+    term, total = system.rhs, system.rhs.clone()
     norms = [vector_norm(term)]
     for _ in range(spec.num_terms - 1):
-        term = torch.sub(term, operator(term), alpha=spec.step_size)
+        term = torch.sub(term, apply(term if diagonal is None else diagonal * term), alpha=spec.step_size)
         total += term
         norms.append(vector_norm(term))
     sizes = torch.stack(norms).tolist()
+    contraction = ratio(sizes)
+    return Solve(
+        solution=spec.step_size * (total if diagonal is None else diagonal * total),
+        status=growth_status(sizes, symmetric=system.symmetric and diagonal is None),
+        residual_norm=sizes[-1],
+        steps=spec.num_terms,
+        products=spec.num_terms - 1,
+        contraction=contraction,
+        curvature=(1.0 - contraction) / spec.step_size,
+    )
+
+
+def ratio(sizes: list[float]) -> float:
+    """The last ratio of successive term norms; NaN where there is none."""
+    return sizes[-1] / sizes[-2] if len(sizes) > 1 and sizes[-2] else math.nan
+
+
+def growth_status(sizes: list[float], *, symmetric: bool) -> Status:
+    """DIVERGED where the terms grow (over a window too, where J need not be symmetric), TRUNCATED or NONFINITE."""
     last, before = sizes[-1], sizes[-2] if len(sizes) > 1 else math.nan
     growing = last > GROWTH_LIMIT * before
     if not symmetric:
         growing = growing and last > GROWTH_LIMIT * max(sizes[0], sizes[(len(sizes) - 1) // 2])
     if not math.isfinite(last):
         growing = any(b > GROWTH_LIMIT * a for a, b in zip(sizes, sizes[1:], strict=False))
-    status = Status.DIVERGED if growing else Status.TRUNCATED if math.isfinite(last) else Status.NONFINITE
-    return Solve(
-        solution=spec.step_size * total,
-        status=status,
-        residual_norm=last,
-        steps=spec.num_terms,
-        products=spec.num_terms - 1,
-        contraction=last / before if before else math.nan,
-    )
+    return Status.DIVERGED if growing else Status.TRUNCATED if math.isfinite(last) else Status.NONFINITE

@@ -26,7 +26,14 @@ from nestgrad import (
     require_initial,
     tree,
 )
-from nestgrad_torch._derivatives import functional_optimizer, gradient, gradient_with_graph, linearize, scalar_loss
+from nestgrad_torch._derivatives import (
+    Place,
+    functional_optimizer,
+    gradient,
+    gradient_with_graph,
+    linearize,
+    scalar_loss,
+)
 from nestgrad_torch._rules.implicit import implicit
 from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, split
@@ -173,7 +180,9 @@ class OnePass:
         loss = self._inner_loss(point.shape(weights, after["buffers"]), values, inner_batch)
         slope = gradient_with_graph(loss, weights)
         self._advance(after, point, split(slope.detach(), point.leaves), state, self.values(state))
-        linear = linearize(self._update, point.shape, weights, values, leaves, slope, state["opt_state"])
+        place = Place(point.shape, point.plain, weights, values, leaves)
+        linear = linearize(self._update, place, inner_batch, state["opt_state"], slope=slope)
+        linear.damping = self.method.damping
         arrived = point.holding(after["params"], after["buffers"])
         new_weights = arrived.vector()
         outer = scalar_loss(self.problem.outer_loss, "outer_loss", arrived.shape(new_weights), values, outer_batch)
