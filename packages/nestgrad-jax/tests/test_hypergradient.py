@@ -46,6 +46,12 @@ def per_weight_sgd(hparams):
     return optax.stateless(lambda updates, params: jax.tree.map(lambda g: -rates * g, updates))
 
 
+def mixing_sgd(hparams):
+    """Updates that mix the weights: J is no diagonal times a symmetric matrix."""
+    mix = jnp.asarray(C @ C.T + np.triu(np.ones((N, N))), hparams["a"].dtype)
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda g: -times(mix, g), updates))
+
+
 def sgd(hparams):
     return optax.chain(optax.add_decayed_weights(hparams["wd"]), optax.sgd(hparams["lr"], momentum=hparams["m"]))
 
@@ -55,6 +61,7 @@ def logistic_loss(params, hparams, batch):
 
 
 QUADRATIC = ng.BilevelProblem(inner=ng.Minimize(quadratic_loss), outer_loss=quadratic_outer)
+MIXED = ng.BilevelProblem(inner=ng.WeightUpdate(quadratic_loss, mixing_sgd), outer_loss=quadratic_outer)
 SCALED = ng.BilevelProblem(inner=ng.WeightUpdate(quadratic_loss, per_weight_sgd), outer_loss=quadratic_outer)
 
 
@@ -236,12 +243,21 @@ def test_a_failed_solve_raises_the_error_of_its_status(matrix, solver, status, e
 
 
 def test_cg_refuses_a_jacobian_that_is_not_symmetric(dtype):
-    found = solved(ng.CG(rtol=1e-6, max_steps=9), dtype, problem=SCALED, throw=False)
+    found = solved(ng.CG(rtol=1e-6, max_steps=9), dtype, problem=MIXED, throw=False)
     assert found.status is ng.Status.NOT_SYMMETRIC
     assert np.isnan(found.indirect["a"]).all()
     assert int(found.stats.products) == 3
     with pytest.raises(ng.NotSymmetric, match="symmetry defect"):
-        solved(ng.CG(rtol=1e-6, max_steps=9), dtype, problem=SCALED)
+        solved(ng.CG(rtol=1e-6, max_steps=9), dtype, problem=MIXED)
+
+
+@pytest.mark.parametrize("kind", [ng.CG, ng.MINRES])
+def test_one_rate_a_weight_is_repaired_exactly(kind, dtype):
+    found = solved(kind(rtol=1e-10 if dtype == "float64" else 1e-5, max_steps=2 * N), dtype, problem=SCALED)
+    _, lam, v = point(dtype)[-1]
+    np.testing.assert_allclose(
+        found.total["a"], expected_total(np.linalg.solve(H, v), lam), rtol=1e-9 if dtype == "float64" else 1e-4
+    )
 
 
 def test_params_far_from_the_minimum_are_reported_when_asked_for():
@@ -282,11 +298,11 @@ def test_wrong_input_is_refused_by_name():
         call(outer_batch=half)
     with pytest.raises(ng.DtypeMismatch, match=r"params\['b'\] is float16"):
         call(params={"a": vector, "b": half})
-    with pytest.raises(ng.UnsupportedSpec, match="limit: Implicit"):
+    with pytest.raises(ng.UnsupportedSpec, match="limit: .*Implicit"):
         ng.hypergradient(QUADRATIC, vector, vector, method=ng.Identity())
     with pytest.raises(ng.InvalidInput, match="problem is not hashable"):
         call(inner=_Unhashable())
-    with pytest.raises(ng.UnsupportedSpec, match="inner problem int"):
+    with pytest.raises(ng.InvalidInput, match="inner problem: got int"):
         ng.hypergradient(
             ng.BilevelProblem(inner=3, outer_loss=quadratic_outer),
             vector,

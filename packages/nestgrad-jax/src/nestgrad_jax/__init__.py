@@ -5,7 +5,10 @@ from typing import Any
 import nestgrad as _core
 from nestgrad import *  # noqa: F403
 from nestgrad_jax import _pytrees as _pytrees
+from nestgrad_jax import prox as prox
 from nestgrad_jax._backend import hypergradient as hypergradient
+from nestgrad_jax._backend import hypergradient_jvp as hypergradient_jvp
+from nestgrad_jax._backend import hypergradients as hypergradients
 from nestgrad_jax._backend import supports as supports
 from nestgrad_jax.tuners.one_pass import OnePass as OnePass
 from nestgrad_jax.tuners.one_pass import per_parameter as per_parameter

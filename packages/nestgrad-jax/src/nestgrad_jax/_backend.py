@@ -1,28 +1,42 @@
-"""The backend's two entry points: hypergradient and supports."""
+"""The backend's entry points on single problems: hypergradient and its relatives, each one compiled program."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from nestgrad import (
+    INNERS_OF,
+    SPECS,
     BilevelProblem,
     HyperGradient,
+    HyperGradientJVP,
     Implicit,
     InvalidInput,
-    Minimize,
     Status,
     UnsupportedSpec,
-    WeightUpdate,
     error_for,
+    require_batches,
+    require_legal,
 )
 from nestgrad_jax._derivatives import linearize, outer_gradients
-from nestgrad_jax._rules.implicit import implicit
+from nestgrad_jax._rules._common import METHODS, Call
+from nestgrad_jax._rules.implicit import several, tangent
 from nestgrad_jax._solvers._common import SOLVERS
-from nestgrad_jax._tree import as_hparams, as_params, check_arguments, check_matching, is_traced
+from nestgrad_jax._tree import (
+    as_hparams,
+    as_key,
+    as_params,
+    check_arguments,
+    check_matching,
+    is_traced,
+    require_positive,
+)
 
 
 def hypergradient(
@@ -30,29 +44,177 @@ def hypergradient(
     params: Any,
     hparams: Any,
     *,
-    method: Implicit,
+    method: Any,
     inner_batch: Any = None,
+    inner_batches: Sequence[Any] | None = None,
     outer_batch: Any = None,
     opt_state: Any = None,
+    warm_start: Any = None,
+    preconditioner: Any = None,
+    key: Any = None,
     throw: bool = True,
 ) -> HyperGradient:
-    """d outer_loss / d hparams at these params: total = direct - Bᵀp (see nestgrad.Implicit).
+    """d outer_loss / d hparams at these params, by the method (see the method's own definition).
 
-    params: a pytree of floating arrays. hparams: a pytree of floating arrays or Python floats. opt_state: the
-    optimizer's state, for a WeightUpdate; a fresh one when None. It is compiled once for each problem, method and set
-    of shapes: keep the problem's functions, rather than writing them anew for each call.
+    params: a pytree of floating arrays. hparams: a pytree of floating arrays or Python floats. inner_batches: one batch
+    a step, for unrolling methods, in place of inner_batch. opt_state: the optimizer's state, for a WeightUpdate; a
+    fresh one when None. warm_start: the adjoint of an earlier result. preconditioner: a tree like params of positive
+    numbers. key: an int or a PRNG key. It is compiled once for each problem, method and set of shapes: keep the
+    problem's functions, rather than writing them anew for each call.
 
     Raises the errors of nestgrad: for wrong input always, for a failed solve unless throw=False, which returns the
     status instead. Under a user's own jit, vmap or scan a failed solve cannot raise; status is then an int32 array.
     """
-    if not isinstance(method, Implicit):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UnsupportedSpec(
-            f"hypergradient: method {method!r}, limit: Implicit. Remedy: pass Implicit(solver=CG(...))."
+    _require_method(problem, method, warm_start=warm_start, preconditioner=preconditioner, key=key)
+    require_batches(method, inner_batch, inner_batches)
+    given = _given(
+        params,
+        hparams,
+        inner_batch=inner_batch,
+        inner_batches=inner_batches,
+        outer_batch=outer_batch,
+        opt_state=opt_state,
+        warm_start=warm_start,
+        preconditioner=preconditioner,
+        key=key,
+    )
+    found: HyperGradient = _compiled(problem, method, given)
+    return _reported(found, method, given, throw=throw)
+
+
+def hypergradients(
+    problem: BilevelProblem,
+    params: Any,
+    hparams: Any,
+    *,
+    method: Any,
+    inner_batch: Any = None,
+    outer_batches: Sequence[Any],
+    opt_state: Any = None,
+    key: Any = None,
+    throw: bool = True,
+) -> list[HyperGradient]:
+    """One hypergradient for each outer batch, from a single linearisation of the inner problem; Implicit only.
+
+    Each is what `hypergradient` gives on that batch. Raises as it does, for the first that failed.
+    """
+    _require_implicit("hypergradients", problem, method, key=key)
+    if not isinstance(outer_batches, (list, tuple)) or not outer_batches:
+        count = len(outer_batches) if isinstance(outer_batches, (list, tuple)) else type(outer_batches).__name__
+        raise InvalidInput(f"outer_batches: got {count}, limit: a list of at least 1. Remedy: pass [batch, ...].")
+    given = _given(
+        params, hparams, inner_batch=inner_batch, outer_batch=list(outer_batches), opt_state=opt_state, key=key
+    )
+    return [_reported(found, method, given, throw=throw) for found in _compiled_several(problem, method, given)]
+
+
+def hypergradient_jvp(
+    problem: BilevelProblem,
+    params: Any,
+    hparams: Any,
+    direction: Any,
+    *,
+    method: Any,
+    inner_batch: Any = None,
+    outer_batch: Any = None,
+    opt_state: Any = None,
+    warm_start: Any = None,
+    preconditioner: Any = None,
+    key: Any = None,
+    throw: bool = True,
+) -> HyperGradientJVP:
+    """The derivative of the outer loss along `direction`, a tree like hparams, by forward mode: J z = -B ξ; Implicit.
+
+    warm_start is an earlier result's response. Raises as `hypergradient` does.
+    """
+    _require_implicit(
+        "hypergradient_jvp", problem, method, warm_start=warm_start, preconditioner=preconditioner, key=key
+    )
+    given = _given(
+        params,
+        hparams,
+        inner_batch=inner_batch,
+        outer_batch=outer_batch,
+        opt_state=opt_state,
+        warm_start=warm_start,
+        preconditioner=preconditioner,
+        key=key,
+    )
+    check_arguments(direction=direction)
+    found: HyperGradientJVP = _compiled_tangent(problem, method, given, direction)
+    return _reported(found, method, given, throw=throw)
+
+
+def supports(spec_type: type) -> bool:
+    """Whether this backend has a rule for the spec type."""
+    inner = spec_type in SPECS.values() and spec_type not in INNERS_OF and spec_type not in SOLVERS
+    return spec_type in METHODS or spec_type in SOLVERS or (inner and spec_type.__module__ == "nestgrad._problem")
+
+
+@partial(jax.jit, static_argnames=("problem", "method"))
+def _compiled(problem: BilevelProblem, method: Any, given: Call) -> HyperGradient:
+    return METHODS(method, problem, settled(given))
+
+
+@partial(jax.jit, static_argnames=("problem", "method"))
+def _compiled_several(problem: BilevelProblem, method: Implicit, given: Call) -> list[HyperGradient]:
+    call = settled(given)
+    point = linearize(problem.inner, call.params, call.hparams, call.inner_batch, call.opt_state)
+    outers = [outer_gradients(problem.outer_loss, call.params, call.hparams, batch) for batch in call.outer_batch]
+    return several(method, point, outers, call.hparams, params=call.params, key=call.key)
+
+
+@partial(jax.jit, static_argnames=("problem", "method"))
+def _compiled_tangent(problem: BilevelProblem, method: Implicit, given: Call, direction: Any) -> HyperGradientJVP:
+    call = settled(given)
+    point = linearize(problem.inner, call.params, call.hparams, call.inner_batch, call.opt_state)
+    outer = outer_gradients(problem.outer_loss, call.params, call.hparams, call.outer_batch)
+    along = as_direction(call.hparams, direction)
+    return tangent(method, point, outer, call.hparams, along, params=call.params, call=call)
+
+
+def settled(given: Call) -> Call:
+    """The call with Python floats made arrays of the params' dtype; raises for leaves and dtypes that are wrong."""
+    weights = as_params(given.params)
+    values = as_hparams(given.hparams, jax.tree.leaves(weights)[0].dtype)
+    check_matching(
+        weights,
+        hparams=values,
+        inner_batch=given.inner_batch,
+        inner_batches=given.inner_batches,
+        outer_batch=given.outer_batch,
+        warm_start=given.warm_start,
+        preconditioner=given.preconditioner,
+    )
+    return replace(given, params=weights, hparams=values)
+
+
+def as_direction(hparams: Any, direction: Any) -> Any:
+    """The direction in the dtype of hparams; InvalidInput unless it is shaped like them."""
+    if jax.tree.structure(hparams) != jax.tree.structure(direction):
+        raise InvalidInput(
+            f"direction: structure {jax.tree.structure(direction)}, limit: that of hparams, "
+            f"{jax.tree.structure(hparams)}. Remedy: pass a tree like hparams."
         )
-    _require_hashable(problem, method)
-    given = (params, hparams, inner_batch, outer_batch, opt_state)
-    check_arguments(params=params, hparams=hparams, inner_batch=inner_batch, outer_batch=outer_batch)
-    found: HyperGradient = _compiled(problem, method, *given)
+    for value, part in zip(jax.tree.leaves(hparams), jax.tree.leaves(direction), strict=True):
+        if jnp.shape(value) != jnp.shape(part):
+            raise InvalidInput(
+                f"direction: shape {jnp.shape(part)}, limit: {jnp.shape(value)} as in hparams. Remedy: reshape it."
+            )
+    return jax.tree.map(lambda value, part: jnp.asarray(part, value.dtype), hparams, direction)
+
+
+def _given(params: Any, hparams: Any, *, key: Any, **others: Any) -> Call:
+    """The call's arguments, checked for what jit itself would hide."""
+    trees = {name: tree for name, tree in others.items() if tree is not None and name != "opt_state"}
+    check_arguments(params=params, hparams=hparams, **trees)
+    if others.get("preconditioner") is not None:
+        require_positive(others["preconditioner"], "preconditioner")
+    return Call(params=params, hparams=hparams, key=None if key is None else as_key(key), **others)
+
+
+def _reported(found: Any, method: Any, given: Call, *, throw: bool) -> Any:
+    """The result with its status as a Status where it has a value; raises the error of a failed one."""
     if is_traced((given, found)):
         return found
     found = replace(found, status=Status(int(found.status)))
@@ -61,25 +223,26 @@ def hypergradient(
     return found
 
 
-@partial(jax.jit, static_argnames=("problem", "method"))
-def _compiled(
-    problem: BilevelProblem,
-    method: Implicit,
-    params: Any,
-    hparams: Any,
-    inner_batch: Any,
-    outer_batch: Any,
-    opt_state: Any,
-) -> HyperGradient:
-    weights = as_params(params)
-    values = as_hparams(hparams, jax.tree.leaves(weights)[0].dtype)
-    check_matching(weights, hparams=values, inner_batch=inner_batch, outer_batch=outer_batch)
-    point = linearize(problem.inner, weights, values, inner_batch, opt_state)
-    outer = outer_gradients(problem.outer_loss, weights, values, outer_batch)
-    return implicit(method, point, outer, values)
+def _require_method(problem: BilevelProblem, method: Any, **extras: Any) -> None:
+    """Raise before anything is computed unless the specs go together and there is a rule for them."""
+    require_legal(problem.inner, method, **extras)
+    if type(method) not in METHODS:
+        there = ", ".join(sorted(kind.__name__ for kind in METHODS))
+        raise UnsupportedSpec(
+            f"hypergradient: method {method!r}, limit: {there}. Remedy: pass Implicit(solver=CG(...))."
+        )
+    _require_hashable(problem, method)
 
 
-def _require_hashable(problem: BilevelProblem, method: Implicit) -> None:
+def _require_implicit(caller: str, problem: BilevelProblem, method: Any, **extras: Any) -> None:
+    if not isinstance(method, Implicit):
+        raise UnsupportedSpec(
+            f"{caller}: method {type(method).__name__}, limit: Implicit. Remedy: pass Implicit(solver=CG(...))."
+        )
+    _require_method(problem, method, **extras)
+
+
+def _require_hashable(problem: BilevelProblem, method: Any) -> None:
     for title, spec in {"problem": problem, "method": method}.items():
         try:
             hash(spec)
@@ -88,8 +251,3 @@ def _require_hashable(problem: BilevelProblem, method: Implicit) -> None:
                 f"hypergradient: {title} is not hashable ({error}), limit: functions and numbers, as it is static "
                 "under jit. Remedy: write the loss as a function, and pass its arrays by hparams or the batch."
             ) from error
-
-
-def supports(spec_type: type) -> bool:
-    """Whether this backend has a rule for the spec type."""
-    return spec_type in (Minimize, WeightUpdate, Implicit) or spec_type in SOLVERS

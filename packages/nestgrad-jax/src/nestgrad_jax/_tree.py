@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
@@ -98,6 +98,46 @@ def check_matching(params: Any, **others: Any) -> None:
                 )
 
 
+def require_like(params: Any, tree: Any, title: str) -> Any:
+    """The tree; InvalidInput unless its structure and shapes are those of params."""
+    wanted, found = jax.tree.structure(params), jax.tree.structure(tree)
+    if wanted != found:
+        raise InvalidInput(
+            f"{title}: structure {found}, limit: that of params, {wanted}. Remedy: return a tree like it."
+        )
+    for (name, leaf), like in zip(named_leaves(title, tree), jax.tree.leaves(params), strict=True):
+        if jnp.shape(leaf) != jnp.shape(like):
+            raise InvalidInput(
+                f"{name}: shape {jnp.shape(leaf)}, limit: {jnp.shape(like)} as in params. Remedy: reshape it."
+            )
+    return tree
+
+
+def as_key(key: Any) -> Array:
+    """A typed PRNG key from an int or a PRNG key of either kind; InvalidInput for anything else."""
+    if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+        return jax.random.key(int(key))
+    if isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape:
+        return key
+    if isinstance(key, (Array, np.ndarray)) and key.dtype == np.uint32 and key.shape == (2,):
+        return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
+    shape = f" of shape {jnp.shape(key)}" if isinstance(key, (Array, np.ndarray)) else ""
+    raise InvalidInput(f"key: got {type(key).__name__}{shape}, limit: an int or one PRNG key. Remedy: pass key=0.")
+
+
+def require_positive(tree: Any, title: str) -> None:
+    """Raise InvalidInput for an entry that is not above zero and finite, where there are values to look at."""
+    for name, leaf in named_leaves(title, tree):
+        if isinstance(leaf, Tracer) or not jnp.size(leaf):
+            continue
+        least, largest = float(np.min(np.asarray(leaf))), float(np.max(np.asarray(leaf)))
+        if not (least > 0.0 and largest < np.inf):
+            raise InvalidInput(
+                f"{name}: smallest entry {least:.3g}, largest {largest:.3g}, limit: above 0 and finite. "
+                "Remedy: pass approximate inverses of the curvatures, such as 1 / (|h| + 1e-8)."
+            )
+
+
 def flat(tree: Any) -> Array:
     """One vector of all entries."""
     return ravel_pytree(tree)[0]
@@ -106,6 +146,24 @@ def flat(tree: Any) -> Array:
 def norm(vector: Array) -> Array:
     """|vector|, by a product in full precision."""
     return jnp.sqrt(dot(vector, vector))
+
+
+def tree_norm(tree: Any) -> Array:
+    """|x| over all entries, by numbers near 1, so that squares neither under- nor overflow."""
+    vector = flat(tree)
+    scale = power_of_two(jnp.abs(vector).max(initial=0.0))
+    return norm(vector / scale) * scale
+
+
+def power_of_two(size: Array) -> Array:
+    """The largest power of two up to size; 1 where size is zero, subnormal or not finite.
+
+    Dividing by it is exact and keeps squares from under- or overflowing. It is size with its mantissa bits cleared.
+    """
+    kind = jnp.dtype(f"uint{jnp.finfo(size.dtype).bits}")
+    exponent_bits = lax.bitcast_convert_type(jnp.asarray(jnp.inf, size.dtype), kind)
+    power = lax.bitcast_convert_type(lax.bitcast_convert_type(size, kind) & exponent_bits, size.dtype)
+    return jnp.where((power > 0) & jnp.isfinite(size), power, jnp.ones_like(size))
 
 
 def dot(a: Array, b: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Implicit: total = direct - Bᵀp, from one linearisation and one solve."""
+"""Implicit: total = direct - Bᵀp, from one linearisation and one solve a right-hand side."""
 
 from __future__ import annotations
 
@@ -6,95 +6,273 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
-from nestgrad import HyperGradient, Implicit, Stats, Status
+from nestgrad import BilevelProblem, HyperGradient, HyperGradientJVP, Implicit, InvalidInput, Stats, Status
 from nestgrad_jax._connected import reached, require_connected
-from nestgrad_jax._derivatives import Linearization, Outer
-from nestgrad_jax._solvers import cg, dense, identity, neumann  # noqa: F401  (fills the table)
-from nestgrad_jax._solvers._common import SOLVERS, Solve, code, first_of
-from nestgrad_jax._tree import flat, norm
+from nestgrad_jax._derivatives import Linearization, Outer, linearize, outer_gradients
+from nestgrad_jax._rules._common import METHODS, Call, stats_of
+from nestgrad_jax._solvers import (  # noqa: F401  (fills the table)
+    bicgstab,
+    cg,
+    dense,
+    gmres,
+    identity,
+    lsmr,
+    minres,
+    neumann,
+    normal_cg,
+    nystrom,
+    random_neumann,
+)
+from nestgrad_jax._solvers._common import SOLVERS, Operator, Solve, System, code, first_of
+from nestgrad_jax._tree import flat, norm, power_of_two, tree_norm
 
 
-def implicit(spec: Implicit, point: Linearization, outer: Outer, hparams: Any) -> HyperGradient:
+@METHODS.register(Implicit)
+def from_call(spec: Implicit, problem: BilevelProblem, call: Call) -> HyperGradient:
+    """Linearise at the params given, and solve."""
+    point = linearize(problem.inner, call.params, call.hparams, call.inner_batch, call.opt_state)
+    outer = outer_gradients(problem.outer_loss, call.params, call.hparams, call.outer_batch)
+    return implicit(
+        spec,
+        point,
+        outer,
+        call.hparams,
+        params=call.params,
+        warm_start=call.warm_start,
+        preconditioner=call.preconditioner,
+        key=call.key,
+    )
+
+
+def implicit(
+    spec: Implicit,
+    point: Linearization,
+    outer: Outer,
+    hparams: Any,
+    *,
+    params: Any,
+    warm_start: Any = None,
+    preconditioner: Any = None,
+    key: Any = None,
+) -> HyperGradient:
     """The hypergradient of the outer loss, a tree shaped like hparams, with its status as an int32 scalar.
 
     outer was taken at the params of `point`, or at the next weights.
     """
-    one = jnp.ones_like(outer.loss)
-    by_params, direct = outer.pull(one)
-    rhs = flat(by_params)
-    require_connected(hparams, reached(lambda x: outer.pull(x)[1], one), reached(point.hparam_product, rhs))
+    by_params, direct = _outer_parts(point, outer, hparams)
+    rhs = point.lift(flat(by_params))
+    extras = (warm_vector(point, warm_start), diagonal(point, preconditioner), key)
+    solve, unit, scale = solve_scaled(spec, point, rhs, *extras)
+    return _finish(spec, point, outer.loss, direct, solve, unit, scale, params)
 
+
+def several(spec: Implicit, point: Linearization, outers: list[Outer], hparams: Any, *, params: Any, key: Any) -> list:
+    """One hypergradient for each outer loss, the solves side by side on one linearisation."""
+    parts = [_outer_parts(point, outer, hparams) for outer in outers]
+    stacked = jnp.stack([point.lift(flat(by_params)) for by_params, _ in parts])
+    solves, units, scales = jax.vmap(lambda rhs: solve_scaled(spec, point, rhs, None, None, key))(stacked)
+    found = []
+    for i, (outer, (_, direct)) in enumerate(zip(outers, parts, strict=True)):
+        solve, unit, scale = jax.tree.map(lambda x, i=i: x[i], (solves, units, scales))
+        found.append(_finish(spec, point, outer.loss, direct, solve, unit, scale, params))
+    return found
+
+
+def tangent(
+    spec: Implicit, point: Linearization, outer: Outer, hparams: Any, direction: Any, *, params: Any, call: Call
+) -> HyperGradientJVP:
+    """The derivative of the outer loss along a direction in hparams: z solves J z = -B ξ."""
+    by_params, by_hparams = _outer_parts(point, outer, hparams)
+    rhs = -point.hparam_push(direction)
+    extras = (warm_vector(point, call.warm_start), diagonal(point, call.preconditioner), call.key)
+    solve, unit, scale = solve_scaled(spec, point, rhs, *extras, forward=True)
+    response = scale * solve.solution
+    direct = _inner_product(by_hparams, direction)
+    weights = flat(by_params)
+    indirect = jnp.vdot(weights, response[: point.weights], precision=jax.lax.Precision.HIGHEST)
+    optimality = tree_norm(point.residual)
+    finite = jnp.isfinite(outer.loss) & jnp.isfinite(optimality) & jnp.isfinite(direct + indirect)
+    carried = point.adjoint(response)
+    return HyperGradientJVP(
+        total=direct + indirect,
+        direct=direct,
+        indirect=indirect,
+        response=carried["params"] if point.weights < response.size else carried,
+        outer_loss=outer.loss.astype(rhs.dtype),
+        status=_overall(spec, solve.status, optimality, finite, point.near_kink),
+        stats=_stats(solve, unit, scale, point, optimality, params=params, indirect=indirect),
+    )
+
+
+def solve_scaled(
+    spec: Implicit,
+    point: Linearization,
+    rhs: Array,
+    start: Array | None,
+    preconditioner: Array | None,
+    key: Any,
+    *,
+    forward: bool = False,
+) -> tuple[Solve, Array, Array]:
+    """(solve of the system with rhs / scale, that rhs, scale); scale is a power of two."""
     scale = power_of_two(jnp.abs(rhs).max())
     unit = rhs / scale
-    solve = SOLVERS(spec.solver, point.transpose_product, unit, point.symmetric, scale)
+    return (
+        SOLVERS(spec.solver, system(spec, point, scale, start, preconditioner, key, forward=forward), unit),
+        unit,
+        scale,
+    )
+
+
+def system(
+    spec: Implicit,
+    point: Linearization,
+    scale: Array,
+    start: Array | None = None,
+    preconditioner: Array | None = None,
+    key: Any = None,
+    *,
+    forward: bool = False,
+) -> System:
+    """Jᵀ + δI, or J + δI in forward mode: the one place where damping enters."""
+
+    def damped(product: Operator) -> Operator:
+        return (lambda q: product(q) + spec.damping * q) if spec.damping else product
+
+    def ahead() -> Operator:
+        return damped(point.forward_product())
+
+    def back() -> Operator:
+        return damped(point.transpose_product)
+
+    return System(
+        operator=ahead() if forward else back(),
+        transposed=back if forward else ahead,
+        symmetric=point.symmetric,
+        scale=scale,
+        gains=point.gains,
+        forward=forward,
+        start=None if start is None else start / scale,
+        preconditioner=preconditioner,
+        key=key,
+    )
+
+
+def warm_vector(point: Linearization, warm_start: Any) -> Array | None:
+    """An earlier result's adjoint as a flat vector; InvalidInput unless it fits."""
+    if warm_start is None:
+        return None
+    like = point.adjoint(point.residual)
+    if jax.tree.structure(like) != jax.tree.structure(warm_start) or [
+        jnp.shape(leaf) for leaf in jax.tree.leaves(like)
+    ] != [jnp.shape(leaf) for leaf in jax.tree.leaves(warm_start)]:
+        raise InvalidInput(
+            f"warm_start: {_shapes(warm_start)}, limit: {_shapes(like)}, the shape of params. "
+            "Remedy: pass the adjoint of an earlier result on this problem."
+        )
+    if point.weights < point.residual.size:
+        return jnp.concatenate([flat(warm_start["params"]), flat(warm_start["opt_state"])])
+    return flat(warm_start)
+
+
+def diagonal(point: Linearization, preconditioner: Any) -> Array | None:
+    """A preconditioner as a flat vector; InvalidInput unless it is shaped like params. A state carried gets ones."""
+    if preconditioner is None:
+        return None
+    vector = warm_vector(point, preconditioner) if point.weights == point.residual.size else flat(preconditioner)
+    if vector is None or vector.size not in (point.weights, point.residual.size):
+        raise InvalidInput(
+            f"preconditioner: {_shapes(preconditioner)}, limit: {point.weights} numbers shaped like params. "
+            "Remedy: pass a tree like params."
+        )
+    return jnp.pad(vector, (0, point.residual.size - vector.size), constant_values=1.0)
+
+
+def _shapes(tree: Any) -> str:
+    return str(jax.tree.map(lambda leaf: "x".join(map(str, jnp.shape(leaf))) or "()", tree))
+
+
+def _outer_parts(point: Linearization, outer: Outer, hparams: Any) -> tuple[Any, Any]:
+    """(∂L_out/∂w, ∂L_out/∂λ), once it is checked that each hyperparameter has a path."""
+    one = jnp.ones_like(outer.loss)
+    by_params, direct = outer.pull(one)
+    rhs = point.lift(flat(by_params))
+    require_connected(hparams, reached(lambda x: outer.pull(x)[1], one), reached(point.hparam_product, rhs))
+    return by_params, direct
+
+
+def _finish(
+    spec: Implicit,
+    point: Linearization,
+    outer_loss: Array,
+    direct: Any,
+    solve: Solve,
+    unit: Array,
+    scale: Array,
+    params: Any,
+) -> HyperGradient:
     indirect = jax.tree.map(lambda h: -scale * h, point.hparam_product(solve.solution))
     total = jax.tree.map(jnp.add, direct, indirect)
-    optimality = norm(point.residual)
-    finite = jnp.isfinite(outer.loss) & jnp.isfinite(optimality) & jnp.isfinite(flat(total)).all()
+    optimality = tree_norm(point.residual)
+    finite = jnp.isfinite(outer_loss) & jnp.isfinite(optimality) & jnp.isfinite(flat(total)).all()
     return HyperGradient(
         total=total,
         direct=direct,
         indirect=indirect,
-        outer_loss=outer.loss.astype(rhs.dtype),
-        status=_overall(spec, solve.status, optimality, finite),
-        stats=_stats(solve, rhs_norm=norm(unit) * scale, optimality=optimality, scale=scale),
+        outer_loss=outer_loss.astype(unit.dtype),
+        status=_overall(spec, solve.status, optimality, finite, point.near_kink),
+        stats=_stats(solve, unit, scale, point, optimality, params=params, indirect=indirect),
+        adjoint=point.adjoint(scale * solve.solution),
     )
 
 
-def power_of_two(size: Array) -> Array:
-    """The largest power of two up to size; 1 where size is zero, subnormal or not finite.
-
-    Dividing by it is exact and keeps squares from under- or overflowing. It is size with its mantissa bits cleared.
-    """
-    kind = jnp.dtype(f"uint{jnp.finfo(size.dtype).bits}")
-    exponent_bits = lax.bitcast_convert_type(jnp.asarray(jnp.inf, size.dtype), kind)
-    power = lax.bitcast_convert_type(lax.bitcast_convert_type(size, kind) & exponent_bits, size.dtype)
-    return jnp.where((power > 0) & jnp.isfinite(size), power, jnp.ones_like(size))
-
-
-def _stats(solve: Solve, *, rhs_norm: Array, optimality: Array, scale: Array) -> Stats:
-    def real(value: Array | float) -> Array:
-        return jnp.asarray(value, scale.dtype)
-
-    return Stats(
+def _stats(
+    solve: Solve, unit: Array, scale: Array, point: Linearization, optimality: Array, *, params: Any, indirect: Any
+) -> Stats:
+    return stats_of(
+        params,
+        indirect,
         residual_norm=solve.residual_norm * scale,
-        rhs_norm=rhs_norm,
-        steps=jnp.asarray(solve.steps, jnp.int32),
-        products=jnp.asarray(solve.products, jnp.int32),
+        rhs_norm=norm(unit) * scale,
+        adjoint_norm=tree_norm(solve.solution) * scale,
+        steps=solve.steps,
+        products=solve.products,
         inner_optimality=optimality,
-        contraction=real(solve.contraction),
-        curvature=real(solve.curvature),
-        asymmetry=real(solve.asymmetry),
-        eps=float(jnp.finfo(scale.dtype).eps),
+        contraction=solve.contraction,
+        curvature=solve.curvature,
+        asymmetry=solve.asymmetry,
+        kink_distance=jnp.nan if point.kink_distance is None else point.kink_distance,
     )
 
 
-def _overall(spec: Implicit, solver: Array, optimality: Array, finite: Array) -> Array:
+def _overall(spec: Implicit, solver: Array, optimality: Array, finite: Array, near: Array | bool) -> Array:
     limit = jnp.inf if spec.inner_tol is None else spec.inner_tol
     own = first_of(
-        (~finite, Status.NONFINITE), (optimality > limit, Status.INNER_NOT_CONVERGED), otherwise=Status.CONVERGED
+        (~finite, Status.NONFINITE),
+        (optimality > limit, Status.INNER_NOT_CONVERGED),
+        (near, Status.NEAR_KINK),
+        otherwise=Status.CONVERGED,
     )
     return jnp.where((solver <= code(Status.IDLE)) & (own != code(Status.CONVERGED)), own, solver)
 
 
-def idle(hparams: Any) -> HyperGradient:
+def _inner_product(a: Any, b: Any) -> Array:
+    return jnp.vdot(flat(a), flat(b), precision=jax.lax.Precision.HIGHEST)
+
+
+def idle(hparams: Any, adjoint: Any = None) -> HyperGradient:
     """What a training step without a hypergradient reports: the same tree as `implicit`, of zeros and NaN."""
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), hparams)
-    dtype = jax.tree.leaves(zeros)[0].dtype
-    nan, none = jnp.full((), jnp.nan, dtype), jnp.zeros((), jnp.int32)
-    stats = Stats(
-        residual_norm=nan,
-        rhs_norm=nan,
-        steps=none,
-        products=none,
-        inner_optimality=nan,
-        contraction=nan,
-        curvature=nan,
-        asymmetry=nan,
-        eps=float(jnp.finfo(dtype).eps),
-    )
+    nan = jnp.full((), jnp.nan, jax.tree.leaves(zeros)[0].dtype)
+    stats = stats_of(zeros, zeros, indirect_norm=jnp.nan, params_norm=jnp.nan)
     return HyperGradient(
-        total=zeros, direct=zeros, indirect=zeros, outer_loss=nan, status=code(Status.IDLE), stats=stats
+        total=zeros,
+        direct=zeros,
+        indirect=zeros,
+        outer_loss=nan,
+        status=code(Status.IDLE),
+        stats=stats,
+        adjoint=adjoint,
     )

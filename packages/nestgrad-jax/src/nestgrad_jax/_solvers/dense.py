@@ -8,7 +8,7 @@ from jax import Array
 from jax.scipy.linalg import lu_factor, lu_solve
 
 from nestgrad import Dense, InvalidInput, Status
-from nestgrad_jax._solvers._common import SOLVERS, Operator, Solve, first_of
+from nestgrad_jax._solvers._common import SOLVERS, Solve, System, first_of
 from nestgrad_jax._tree import norm
 
 _AT_ONCE = 256
@@ -16,23 +16,22 @@ _AT_ONCE = 256
 
 
 @SOLVERS.register(Dense)
-def dense(spec: Dense, operator: Operator, rhs: Array, symmetric: bool, scale: Array) -> Solve:
-    """n products for the columns of Jᵀ; the reciprocal condition number is the 1-norm one."""
+def dense(spec: Dense, system: System, rhs: Array) -> Solve:
+    """n products for the columns of the matrix; the reciprocal condition number is the 1-norm one."""
     n = rhs.size
     if n > spec.max_params:
         raise InvalidInput(
             f"Dense: {n} weights, limit max_params={spec.max_params}. Remedy: use CG or Neumann, or raise max_params."
         )
     basis = jnp.eye(n, dtype=rhs.dtype)
-    rows = jax.vmap(operator)(basis) if n <= _AT_ONCE else jax.lax.map(operator, basis, batch_size=_AT_ONCE)
-    matrix = rows.T
+    matrix = columns(system, basis).T
     factors, pivots = lu_factor(matrix)
     solved = lu_solve((factors, pivots), jnp.concatenate([rhs[:, None], basis], axis=1))
     solution, inverse = solved[:, 0], solved[:, 1:]
     size, inverse_size = _one_norm(matrix), _one_norm(inverse)
     zero_pivot = (jnp.diagonal(factors) == 0).any()
-    rounding = n * float(jnp.finfo(rhs.dtype).eps)
-    singular = zero_pivot | ~jnp.isfinite(inverse_size) | (size * inverse_size * rounding > 1)
+    limit = n * float(jnp.finfo(rhs.dtype).eps)
+    singular = zero_pivot | ~jnp.isfinite(inverse_size) | (size * inverse_size * limit > 1)
     return Solve(
         solution=solution,
         status=first_of(
@@ -43,6 +42,13 @@ def dense(spec: Dense, operator: Operator, rhs: Array, symmetric: bool, scale: A
         products=n,
         curvature=jnp.where(zero_pivot, jnp.zeros_like(inverse_size), 1.0 / inverse_size),
     )
+
+
+def columns(system: System, basis: Array) -> Array:
+    """The operator applied to each row of basis."""
+    if len(basis) <= _AT_ONCE:
+        return jax.vmap(system.operator)(basis)
+    return jax.lax.map(system.operator, basis, batch_size=_AT_ONCE)
 
 
 def _one_norm(matrix: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Neumann: p = a Σ_{j<k} (I - a Jᵀ)ʲ v."""
+"""Neumann: p = a P Σ_{j<k} (I - a Jᵀ P)ʲ v, with P = I unless a preconditioner is given."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from nestgrad import GROWTH_LIMIT, Neumann, Status
-from nestgrad_jax._solvers._common import SOLVERS, Operator, Solve, first_of
+from nestgrad_jax._solvers._common import SOLVERS, Solve, System, first_of
 from nestgrad_jax._tree import norm
 
 _UNROLLED_UP_TO = 64
@@ -14,13 +14,13 @@ _UNROLLED_UP_TO = 64
 
 
 @SOLVERS.register(Neumann)
-def neumann(spec: Neumann, operator: Operator, rhs: Array, symmetric: bool, scale: Array) -> Solve:
+def neumann(spec: Neumann, system: System, rhs: Array) -> Solve:
     """k terms by k - 1 products."""
     products = spec.num_terms - 1
 
     def add_term(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         term, total = carry
-        term = term - spec.step_size * operator(term)
+        term = term - spec.step_size * system.operator(system.precondition(term))
         return (term, total + term), norm(term)
 
     carry, norms = (rhs, rhs), []
@@ -34,12 +34,13 @@ def neumann(spec: Neumann, operator: Operator, rhs: Array, symmetric: bool, scal
         sizes = jnp.concatenate([norm(rhs)[None], later])
     ratio = sizes[-1] / sizes[-2] if products else jnp.nan
     return Solve(
-        solution=spec.step_size * carry[1],
-        status=_status(sizes, symmetric),
+        solution=spec.step_size * system.precondition(carry[1]),
+        status=_status(sizes, system.symmetric and system.preconditioner is None),
         residual_norm=sizes[-1],
         steps=spec.num_terms,
         products=products,
         contraction=ratio,
+        curvature=(1.0 - ratio) / spec.step_size,
     )
 
 

@@ -158,7 +158,8 @@ class OnePass:
         updates, opt_state = cast("tuple[Any, Any]", point.move)
         params: Any = optax.apply_updates(state["params"], updates)
         outer = outer_gradients(problem.outer_loss, params, leaves, outer_batch)
-        found = implicit(self.method, point, outer, leaves)
+        # The adjoint stays behind: stacked by a scan it would hold one copy of the weights a step.
+        found = replace(implicit(self.method, point, outer, leaves, params=state["params"]), adjoint=None)
         moves, outer_opt_state = self.outer_optimizer.update(found.total, state["outer_opt_state"], leaves)
         moved = self._in_spaces(_clip, optax.apply_updates(leaves, moves))
         after: OnePassState = {
