@@ -14,9 +14,12 @@ from nestgrad_reference._forward import hypergradient_jvp as hypergradient_jvp
 from nestgrad_reference._materialize import Materialized as Materialized
 from nestgrad_reference._materialize import materialize as materialize
 from nestgrad_reference._newton import newton_step as newton_step
+from nestgrad_reference._preflight import check as check
 from nestgrad_reference._verify import verify as verify
+from nestgrad_reference.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_reference.tuners.one_pass import OnePass as OnePass
 from nestgrad_reference.tuners.one_pass import per_parameter as per_parameter
+from nestgrad_reference.tuners.real_time import RealTime as RealTime
 
 __version__ = "0.1.0"
 

@@ -22,4 +22,5 @@ harness = Harness(
     sgd=nestgrad_reference.optim.sgd,
     adam=nestgrad_reference.optim.adam,
     detach=getval,
+    reversible=nestgrad_reference.optim.reversible_sgd,
 )

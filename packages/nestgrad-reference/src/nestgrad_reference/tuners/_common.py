@@ -1,0 +1,85 @@
+"""What the tuners share: leaves and natural values, the chain rule, the training step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import autograd
+import numpy as np
+
+from nestgrad import (
+    HyperGradient,
+    Space,
+    Stats,
+    Status,
+    UnsupportedOptimizer,
+    WeightUpdate,
+    initial_values,
+    map_spaces,
+    require_initial,
+    tree,
+)
+from nestgrad_reference._checks import scalar_loss
+from nestgrad_reference._space_ops import OPS
+from nestgrad_reference._tree import Vector, as_hparams, flatten
+
+
+def initial_leaves(spaces: Any) -> tuple[Any, Any]:
+    """(natural values, unconstrained leaves) at the start; OutOfSpace for a value outside its space."""
+    initial = as_hparams(initial_values(spaces))
+    require_initial(spaces, initial, lambda value: (float(value.min()), float(value.max())))
+    return initial, map_spaces(lambda space, value: np.asarray(space.unconstrained(value, OPS)), spaces, initial)
+
+
+def natural_values(spaces: Any, leaves: Any) -> Any:
+    """The natural values of the leaves."""
+    return map_spaces(lambda space, leaf: np.asarray(space.natural(leaf, OPS)), spaces, leaves)
+
+
+def clip(space: Space, leaf: Any) -> Any:
+    """The leaf, set to the end of its clip range where it is beyond."""
+    if space.clip is None:
+        return np.asarray(leaf)
+    low, high = (space.unconstrained(np.float64(end), OPS) for end in space.clip)
+    return np.clip(leaf, low, high)
+
+
+def in_leaves(natural: HyperGradient, slopes: Any) -> HyperGradient:
+    """The hypergradient in the leaves, from that in natural values and d value / d leaf."""
+    parts = {part: tree.map(np.multiply, getattr(natural, part), slopes) for part in ("total", "direct", "indirect")}
+    return HyperGradient(**parts, outer_loss=natural.outer_loss, status=natural.status, stats=natural.stats)
+
+
+def idle(leaves: Any) -> HyperGradient:
+    """What a step without a hypergradient reports."""
+    zeros = tree.map(np.zeros_like, leaves)
+    return HyperGradient(
+        total=zeros, direct=zeros, indirect=zeros, outer_loss=np.asarray(np.nan), status=Status.IDLE, stats=Stats()
+    )
+
+
+def is_finite(found: HyperGradient) -> bool:
+    """Whether the total and the outer loss are."""
+    return all(np.isfinite(leaf).all() for leaf in [*tree.leaves(found.total), found.outer_loss])
+
+
+def norm(values: Any) -> float:
+    """The norm of all entries of a tree."""
+    return math.hypot(*(float(np.linalg.norm(leaf)) for leaf in tree.leaves(values)))
+
+
+def loss_and_gradient(inner: WeightUpdate, params: Any, values: Any, batch: Any) -> tuple[float, Vector]:
+    """L_in and ∇_w L_in, flat."""
+    w, restore = flatten(params)
+    loss = scalar_loss(inner.loss, "inner loss")
+    return autograd.value_and_grad(lambda x: loss(restore(x), values, batch))(w)  # pyright: ignore[reportCallIssue]
+
+
+def require_outer_optimizer(tuner: str, optimizer: Any) -> None:
+    """Raise UnsupportedOptimizer unless it is a functional rule."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise UnsupportedOptimizer(
+            f"{tuner}.outer_optimizer: got {type(optimizer).__name__}, limit: an object with init and "
+            "update. Remedy: nestgrad_reference.optim.adam(0.05)."
+        )
