@@ -298,7 +298,7 @@ def test_wrong_input_is_refused_by_name():
         call(outer_batch=half)
     with pytest.raises(ng.DtypeMismatch, match=r"params\['b'\] is float16"):
         call(params={"a": vector, "b": half})
-    with pytest.raises(ng.UnsupportedSpec, match="limit: .*Implicit"):
+    with pytest.raises(ng.UnsupportedSpec, match=r"limit: .*Implicit"):
         ng.hypergradient(QUADRATIC, vector, vector, method=ng.Identity())
     with pytest.raises(ng.InvalidInput, match="problem is not hashable"):
         call(inner=_Unhashable())

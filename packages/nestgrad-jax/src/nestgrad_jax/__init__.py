@@ -10,6 +10,9 @@ from nestgrad_jax._backend import hypergradient as hypergradient
 from nestgrad_jax._backend import hypergradient_jvp as hypergradient_jvp
 from nestgrad_jax._backend import hypergradients as hypergradients
 from nestgrad_jax._backend import supports as supports
+from nestgrad_jax._response import best_response_jacobian as best_response_jacobian
+from nestgrad_jax._response import newton_step as newton_step
+from nestgrad_jax._verify import verify as verify
 from nestgrad_jax.tuners.one_pass import OnePass as OnePass
 from nestgrad_jax.tuners.one_pass import per_parameter as per_parameter
 

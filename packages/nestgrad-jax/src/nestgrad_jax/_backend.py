@@ -8,11 +8,9 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from nestgrad import (
     INNERS_OF,
-    SPECS,
     BilevelProblem,
     HyperGradient,
     HyperGradientJVP,
@@ -24,19 +22,13 @@ from nestgrad import (
     require_batches,
     require_legal,
 )
+from nestgrad_jax._calls import as_call, as_direction, require_hashable, settled
 from nestgrad_jax._derivatives import linearize, outer_gradients
+from nestgrad_jax._rules import pes, unrolled  # noqa: F401  (fills the table)
 from nestgrad_jax._rules._common import METHODS, Call
 from nestgrad_jax._rules.implicit import several, tangent
 from nestgrad_jax._solvers._common import SOLVERS
-from nestgrad_jax._tree import (
-    as_hparams,
-    as_key,
-    as_params,
-    check_arguments,
-    check_matching,
-    is_traced,
-    require_positive,
-)
+from nestgrad_jax._tree import check_arguments, is_traced
 
 
 def hypergradient(
@@ -67,7 +59,7 @@ def hypergradient(
     """
     _require_method(problem, method, warm_start=warm_start, preconditioner=preconditioner, key=key)
     require_batches(method, inner_batch, inner_batches)
-    given = _given(
+    given = as_call(
         params,
         hparams,
         inner_batch=inner_batch,
@@ -102,7 +94,7 @@ def hypergradients(
     if not isinstance(outer_batches, (list, tuple)) or not outer_batches:
         count = len(outer_batches) if isinstance(outer_batches, (list, tuple)) else type(outer_batches).__name__
         raise InvalidInput(f"outer_batches: got {count}, limit: a list of at least 1. Remedy: pass [batch, ...].")
-    given = _given(
+    given = as_call(
         params, hparams, inner_batch=inner_batch, outer_batch=list(outer_batches), opt_state=opt_state, key=key
     )
     return [_reported(found, method, given, throw=throw) for found in _compiled_several(problem, method, given)]
@@ -130,7 +122,7 @@ def hypergradient_jvp(
     _require_implicit(
         "hypergradient_jvp", problem, method, warm_start=warm_start, preconditioner=preconditioner, key=key
     )
-    given = _given(
+    given = as_call(
         params,
         hparams,
         inner_batch=inner_batch,
@@ -147,8 +139,7 @@ def hypergradient_jvp(
 
 def supports(spec_type: type) -> bool:
     """Whether this backend has a rule for the spec type."""
-    inner = spec_type in SPECS.values() and spec_type not in INNERS_OF and spec_type not in SOLVERS
-    return spec_type in METHODS or spec_type in SOLVERS or (inner and spec_type.__module__ == "nestgrad._problem")
+    return spec_type in INNERS_OF[Implicit] or spec_type in METHODS or spec_type in SOLVERS
 
 
 @partial(jax.jit, static_argnames=("problem", "method"))
@@ -173,46 +164,6 @@ def _compiled_tangent(problem: BilevelProblem, method: Implicit, given: Call, di
     return tangent(method, point, outer, call.hparams, along, params=call.params, call=call)
 
 
-def settled(given: Call) -> Call:
-    """The call with Python floats made arrays of the params' dtype; raises for leaves and dtypes that are wrong."""
-    weights = as_params(given.params)
-    values = as_hparams(given.hparams, jax.tree.leaves(weights)[0].dtype)
-    check_matching(
-        weights,
-        hparams=values,
-        inner_batch=given.inner_batch,
-        inner_batches=given.inner_batches,
-        outer_batch=given.outer_batch,
-        warm_start=given.warm_start,
-        preconditioner=given.preconditioner,
-    )
-    return replace(given, params=weights, hparams=values)
-
-
-def as_direction(hparams: Any, direction: Any) -> Any:
-    """The direction in the dtype of hparams; InvalidInput unless it is shaped like them."""
-    if jax.tree.structure(hparams) != jax.tree.structure(direction):
-        raise InvalidInput(
-            f"direction: structure {jax.tree.structure(direction)}, limit: that of hparams, "
-            f"{jax.tree.structure(hparams)}. Remedy: pass a tree like hparams."
-        )
-    for value, part in zip(jax.tree.leaves(hparams), jax.tree.leaves(direction), strict=True):
-        if jnp.shape(value) != jnp.shape(part):
-            raise InvalidInput(
-                f"direction: shape {jnp.shape(part)}, limit: {jnp.shape(value)} as in hparams. Remedy: reshape it."
-            )
-    return jax.tree.map(lambda value, part: jnp.asarray(part, value.dtype), hparams, direction)
-
-
-def _given(params: Any, hparams: Any, *, key: Any, **others: Any) -> Call:
-    """The call's arguments, checked for what jit itself would hide."""
-    trees = {name: tree for name, tree in others.items() if tree is not None and name != "opt_state"}
-    check_arguments(params=params, hparams=hparams, **trees)
-    if others.get("preconditioner") is not None:
-        require_positive(others["preconditioner"], "preconditioner")
-    return Call(params=params, hparams=hparams, key=None if key is None else as_key(key), **others)
-
-
 def _reported(found: Any, method: Any, given: Call, *, throw: bool) -> Any:
     """The result with its status as a Status where it has a value; raises the error of a failed one."""
     if is_traced((given, found)):
@@ -231,7 +182,7 @@ def _require_method(problem: BilevelProblem, method: Any, **extras: Any) -> None
         raise UnsupportedSpec(
             f"hypergradient: method {method!r}, limit: {there}. Remedy: pass Implicit(solver=CG(...))."
         )
-    _require_hashable(problem, method)
+    require_hashable("hypergradient", problem=problem, method=method)
 
 
 def _require_implicit(caller: str, problem: BilevelProblem, method: Any, **extras: Any) -> None:
@@ -240,14 +191,3 @@ def _require_implicit(caller: str, problem: BilevelProblem, method: Any, **extra
             f"{caller}: method {type(method).__name__}, limit: Implicit. Remedy: pass Implicit(solver=CG(...))."
         )
     _require_method(problem, method, **extras)
-
-
-def _require_hashable(problem: BilevelProblem, method: Any) -> None:
-    for title, spec in {"problem": problem, "method": method}.items():
-        try:
-            hash(spec)
-        except TypeError as error:
-            raise InvalidInput(
-                f"hypergradient: {title} is not hashable ({error}), limit: functions and numbers, as it is static "
-                "under jit. Remedy: write the loss as a function, and pass its arrays by hparams or the batch."
-            ) from error

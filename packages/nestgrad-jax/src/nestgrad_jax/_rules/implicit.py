@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from nestgrad import BilevelProblem, HyperGradient, HyperGradientJVP, Implicit, InvalidInput, Stats, Status
 from nestgrad_jax._connected import reached, require_connected
@@ -106,13 +107,36 @@ def tangent(
     )
 
 
+def responses(spec: Implicit, point: Linearization, hparams: Any, *, params: Any) -> tuple[Array, Array, Stats]:
+    """(-J⁻¹B as columns in rows (m, n), the worst column's status, its stats), the solves side by side."""
+    entries, restore = ravel_pytree(hparams)
+    optimality = tree_norm(point.residual)
+
+    def column(along: Array) -> tuple[Array, Array, Stats]:
+        solve, unit, scale = solve_scaled(
+            spec, point, -point.hparam_push(restore(along)), None, None, None, forward=True
+        )
+        response = scale * solve.solution
+        finite = jnp.isfinite(response).all() & jnp.isfinite(optimality)
+        status = _overall(spec, solve.status, optimality, finite, point.near_kink)
+        return (
+            response[: point.weights],
+            status,
+            _stats(solve, unit, scale, point, optimality, params=params, indirect=response),
+        )
+
+    rows, statuses, stats = jax.vmap(column)(jnp.eye(entries.size, dtype=entries.dtype))
+    worst = statuses.argmax()
+    return rows, statuses[worst], jax.tree.map(lambda x: x[worst], stats)
+
+
 def solve_scaled(
     spec: Implicit,
     point: Linearization,
     rhs: Array,
-    start: Array | None,
-    preconditioner: Array | None,
-    key: Any,
+    start: Array | None = None,
+    preconditioner: Array | None = None,
+    key: Any = None,
     *,
     forward: bool = False,
 ) -> tuple[Solve, Array, Array]:

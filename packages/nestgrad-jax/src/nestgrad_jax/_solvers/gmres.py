@@ -52,7 +52,7 @@ def gmres(spec: GMRES, system: System, rhs: Array) -> Solve:
 
     def cycle(s: _State) -> _State:
         found = _arnoldi(operator, s.residual, goal.target, jnp.minimum(width, spec.max_steps - s.steps), width)
-        taken = jnp.arange(width) < found.count
+        taken = jnp.arange(width, dtype=jnp.int32) < found.count
         triangle = jnp.where(taken[:, None] & taken[None, :], found.triangle, jnp.eye(width, dtype=rhs.dtype))
         weights = jax.scipy.linalg.solve_triangular(triangle, jnp.where(taken, found.right[:-1], 0.0))
         moved = jnp.matmul(weights, found.basis[:-1], precision=jax.lax.Precision.HIGHEST)

@@ -150,7 +150,7 @@ def _iterate(spec: MINRES, system: System, whole: Symmetric, goal: Goal, rhs: Ar
 
 def _smallest_ritz(end: _State) -> Array:
     """The eigenvalue of least size of the first Lanczos coefficients' tridiagonal matrix; NaN without any."""
-    count = jnp.arange(end.diagonal.size)
+    count = jnp.arange(end.diagonal.size, dtype=jnp.int32)
     met = count < end.steps
     # Steps not taken are eigenvalues of their own, out of the way at the size of J itself.
     diagonal = jnp.where(met, end.diagonal, 2.0 * end.size)

@@ -39,7 +39,7 @@ def random_neumann(spec: RandomNeumann, system: System, rhs: Array) -> Solve:
 def _status(sizes: Array, last: Array, symmetric: bool) -> Array:
     """As Neumann's, of the terms up to the one drawn; those after it are zero."""
     end, finite = sizes[last], jnp.isfinite(sizes[last])
-    growth = (sizes[1:] > GROWTH_LIMIT * sizes[:-1]) & (jnp.arange(1, sizes.size) <= last)
+    growth = (sizes[1:] > GROWTH_LIMIT * sizes[:-1]) & (jnp.arange(1, sizes.size, dtype=jnp.int32) <= last)
     growing = (last > 0) & (end > GROWTH_LIMIT * sizes[jnp.maximum(last - 1, 0)])
     if not symmetric:
         growing &= end > GROWTH_LIMIT * jnp.maximum(sizes[0], sizes[last // 2])

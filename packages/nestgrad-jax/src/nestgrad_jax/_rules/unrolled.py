@@ -1,0 +1,195 @@
+"""Unrolled: reverse and forward differentiation along the steps taken, one compiled program a shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from nestgrad import BilevelProblem, HyperGradient, Unrolled
+from nestgrad_jax._connected import reached, require_connected
+from nestgrad_jax._derivatives import Outer, floating_leaves, outer_gradients
+from nestgrad_jax._rules._common import METHODS, Call, stats_of, truncated
+from nestgrad_jax._rules._steps import Batches, State, Steps
+from nestgrad_jax._tree import flat, tree_norm
+
+
+@METHODS.register(Unrolled)
+def unrolled(spec: Unrolled, problem: BilevelProblem, call: Call) -> HyperGradient:
+    """The steps before the window are taken only; those within it are taken and differentiated."""
+    steps, batches = Steps(problem.inner), Batches.of(call.inner_batch, call.inner_batches)
+    before = spec.num_steps - spec.window
+    state = steps.start(call.params, call.hparams, call.opt_state)
+    state = run(steps, state, call.hparams, batches.part(0, before), before)
+    window = batches.part(before, spec.num_steps)
+    mode = _forward if spec.mode == "forward" else _reverse
+    return mode(spec, problem, steps, state, window, call)
+
+
+def run(steps: Steps, state: State, hparams: Any, batches: Batches, length: int) -> State:
+    """The state after `length` steps."""
+    if not length:
+        return state
+    return batches.loop(lambda s, _, batch: (steps.advance(s, hparams, batch), None), state, length)[0]
+
+
+def _reverse(
+    spec: Unrolled, problem: BilevelProblem, steps: Steps, state: State, batches: Batches, call: Call
+) -> HyperGradient:
+    """a_t = A_tᵀ a_{t+1} over states that are stored, all of them or one a segment."""
+    hparams, length = call.hparams, spec.window
+    segment = length if batches.listed is not None else min(spec.segment, length)
+    parts = _segments(length, segment)
+    end, starts = state, []
+    for start, count, size in parts:
+        end, kept = _keep(steps, end, hparams, batches.part(start, start + count * size), count, size)
+        starts.append(kept)
+    outer, a_w, a_floats, direct = outer_end(problem, end, call)
+    _check_connected(steps, state, batches, hparams, outer)
+    adjoint = (a_w, a_floats, jax.tree.map(jnp.zeros_like, hparams))
+    for (start, count, size), kept in zip(reversed(parts), reversed(starts), strict=True):
+        adjoint = _pull_back(steps, adjoint, hparams, batches.part(start, start + count * size), kept, count, size)
+    in_params, _, indirect = adjoint
+    last = _last_update(steps, parts, starts, batches, end, hparams)
+    return _result(spec, call, outer, a_w, direct, indirect, end, last, products=length, adjoint=in_params)
+
+
+def _segments(length: int, size: int) -> list[tuple[int, int, int]]:
+    """(first step, number of segments, steps in each): whole segments, then what is left."""
+    whole, left = divmod(length, size)
+    parts = [(0, whole, size)] if whole else []
+    return [*parts, (whole * size, 1, left)] if left else parts
+
+
+def _keep(steps: Steps, state: State, hparams: Any, batches: Batches, count: int, size: int) -> tuple[State, Any]:
+    """(end, the states to start from again): each step's where there is one segment, else each segment's."""
+    if count == 1:
+        return batches.loop(lambda s, _, batch: (steps.advance(s, hparams, batch), s), state, size)
+
+    def through(s: State, xs: Any) -> tuple[State, State]:
+        return run(steps, s, hparams, _stack_or_same(batches, xs), size), s
+
+    return jax.lax.scan(through, state, _split(batches, count, size), length=count)
+
+
+def _pull_back(steps: Steps, adjoint: Any, hparams: Any, batches: Batches, kept: Any, count: int, size: int) -> Any:
+    def back(carry: Any, state: State, batch: Any) -> tuple[Any, None]:
+        a_w, a_floats, total = carry
+        in_w, in_floats, in_hparams = steps.pull(state, hparams, batch)(a_w, a_floats)
+        return (in_w, in_floats, jax.tree.map(jnp.add, total, in_hparams)), None
+
+    if count == 1:
+        return batches.loop(back, adjoint, size, xs=kept, reverse=True)[0]
+
+    def through(carry: Any, xs: Any) -> tuple[Any, None]:
+        start, part = xs
+        inside = _stack_or_same(batches, part)
+        _, states = inside.loop(lambda s, _, batch: (steps.advance(s, hparams, batch), s), start, size)
+        return inside.loop(back, carry, size, xs=states, reverse=True)[0], None
+
+    return jax.lax.scan(through, adjoint, (kept, _split(batches, count, size)), length=count, reverse=True)[0]
+
+
+def _split(batches: Batches, count: int, size: int) -> Any:
+    """The stacked batches as (segments, steps, …)."""
+    return jax.tree.map(lambda x: x.reshape(count, size, *x.shape[1:]), batches.stacked)
+
+
+def _stack_or_same(batches: Batches, part: Any) -> Batches:
+    return batches if batches.stacked is None else Batches(stacked=part)
+
+
+def outer_end(problem: BilevelProblem, end: State, call: Call) -> tuple[Outer, Any, list[Array], Any]:
+    """(outer, ∂L_out/∂w, zeros for the state's floating leaves, ∂L_out/∂λ) at the last weights."""
+    outer = outer_gradients(problem.outer_loss, end[0], call.hparams, call.outer_batch)
+    by_params, direct = outer.pull(jnp.ones_like(outer.loss))
+    return outer, by_params, [jnp.zeros_like(leaf) for leaf in floating_leaves(end[1])[0]], direct
+
+
+def _check_connected(steps: Steps, state: State, batches: Batches, hparams: Any, outer: Outer) -> None:
+    """Raise DisconnectedHyperparameter for a leaf that neither a step nor the outer loss depends on."""
+    floats = floating_leaves(state[1])[0]
+    vector, restore = ravel_pytree((state[0], floats))
+    batch = batches.same
+    if batches.stacked is not None:
+        batch = jax.tree.map(lambda x: x[0], batches.stacked)
+    elif batches.listed is not None:
+        batch = batches.listed[0]
+    pull = steps.pull(state, hparams, batch)
+    one = jnp.ones_like(outer.loss)
+    require_connected(
+        hparams, reached(lambda x: outer.pull(x)[1], one), reached(lambda a: pull(*restore(a))[2], vector)
+    )
+
+
+def _last_update(steps: Steps, parts: Any, starts: list[Any], batches: Batches, end: State, hparams: Any) -> Array:
+    """|w_T - w_{T-1}|."""
+    start, count, size = parts[-1]
+    kept = starts[-1]
+    last = kept[-1] if isinstance(kept, list) else jax.tree.map(lambda x: x[-1], kept)
+    if count > 1:
+        inside = batches.part(start + (count - 1) * size, start + count * size - 1)
+        last = run(steps, last, hparams, inside, size - 1)
+    return tree_norm(jax.tree.map(jnp.subtract, end[0], last[0]))
+
+
+def _forward(
+    spec: Unrolled, problem: BilevelProblem, steps: Steps, state: State, batches: Batches, call: Call
+) -> HyperGradient:
+    """Z_{t+1} = A_t Z_t + B_t, a row for each hyperparameter entry."""
+    entries, restore = ravel_pytree(call.hparams)
+    floats = floating_leaves(state[1])[0]
+    rows = jax.tree.map(lambda x: jnp.zeros((entries.size, *x.shape), x.dtype), (state[0], floats))
+    basis = jax.vmap(restore)(jnp.eye(entries.size, dtype=entries.dtype))
+    none = jnp.zeros((), entries.dtype)
+
+    def through(carry: Any, _: None, batch: Any) -> tuple[Any, None]:
+        now, (in_w, in_floats), _ = carry
+        after, tangent = steps.push(now, call.hparams, batch)
+        moved = tree_norm(jax.tree.map(jnp.subtract, after[0], now[0]))
+        return (after, jax.vmap(tangent)(in_w, in_floats, basis), moved), None
+
+    (end, (in_w, _), last), _ = batches.loop(through, (state, rows, none), spec.window)
+    outer, a_w, _, direct = outer_end(problem, end, call)
+    _check_connected(steps, state, batches, call.hparams, outer)
+    vector = flat(a_w)
+    exact = jax.lax.Precision.HIGHEST
+    indirect = restore(jax.vmap(lambda row: jnp.dot(flat(row), vector, precision=exact))(in_w))
+    products = spec.window * entries.size
+    return _result(spec, call, outer, a_w, direct, indirect, end, last, products=products)
+
+
+def _result(
+    spec: Unrolled,
+    call: Call,
+    outer: Outer,
+    a_w: Any,
+    direct: Any,
+    indirect: Any,
+    end: State,
+    last: Array,
+    *,
+    products: int,
+    adjoint: Any = None,
+) -> HyperGradient:
+    stats = stats_of(
+        end[0],
+        indirect,
+        adjoint,
+        rhs_norm=tree_norm(a_w),
+        steps=spec.num_steps,
+        products=products,
+        inner_optimality=last,
+    )
+    return truncated(
+        direct=direct,
+        indirect=indirect,
+        outer_loss=outer.loss,
+        stats=stats,
+        adjoint=adjoint,
+        params=end[0],
+        opt_state=end[1],
+    )
