@@ -1,7 +1,8 @@
 """Bugs to plant: each a few words of a backend's source replaced, and the check that must notice.
 
 The subject is a copy of the reference backend under another package name, so that the oracle stays whole. The numbers
-are those of the field's list of hypergradient bugs, 1 to 32; 33 to 35 continue it.
+are those of the field's list of hypergradient bugs, 1 to 32; 33 to 35 continue it; those from 51 on are bugs of single
+rules, a line each in `rules.py`.
 """
 
 from __future__ import annotations

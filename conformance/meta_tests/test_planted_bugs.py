@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from planted import BUGS, Bug
+from planted import BUGS as FIELD
+from planted import Bug
+from rules import BUGS as OWN
 
 import nestgrad_reference
 from nestgrad_conformance import CHECKS, Harness, check_backend
 from nestgrad_reference.testing import harness as whole
 
+BUGS = [*FIELD, *OWN]
+TRIVIAL = {"_solvers/identity.py"}
 SOURCE = Path(nestgrad_reference.__file__).parent
 
 
@@ -70,3 +74,10 @@ def test_planted_bug_is_caught_by_the_named_check(planted: Harness, bug: Bug) ->
 def test_all_numerical_bugs_of_the_list_are_planted() -> None:
     """1 to 32, each once."""
     assert sorted(bug.number for bug in BUGS if bug.number <= 32) == list(range(1, 33))
+
+
+def test_every_solver_method_and_tuner_has_a_bug_planted() -> None:
+    """A file of rules without one would not show that its checks can fail."""
+    folders = ("_rules", "_solvers", "tuners")
+    files = {f"{folder}/{path.name}" for folder in folders for path in (SOURCE / folder).glob("[!_]*.py")}
+    assert files - {bug.file for bug in BUGS} == TRIVIAL

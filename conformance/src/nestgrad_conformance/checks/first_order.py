@@ -123,13 +123,13 @@ def sama_equals_its_definition(ctx: Context, draw: Draw) -> None:
     ctx.close(found.adjoint, v, 10 * tolerances.rtol(_SERIES, ctx.dtype), what="adjoint", scale=each)
 
 
-@check("Penalty", "Minimize")
+@check("Penalty", "Minimize", slow=True)
 def penalty_equals_its_closed_form(ctx: Context, draw: Draw) -> None:
     """On a quadratic from its solution: direct + Cᵀ(H + Q/σ)⁻¹Q(w* - t), which is G + O(1/σ)."""
     case = problems.quadratic(draw, 4, 2, condition=4.0)
     case = case.with_(params={"w": problems.quadratic_optimum(case)})
     sigma = draw.pick([2.0, 10.0], "sigma")
-    method = Penalty(multiplier=sigma, num_steps=400, step_size=0.9 / (1.0 + sigma))
+    method = Penalty(multiplier=sigma, num_steps=200, step_size=0.9 / (1.0 + sigma))
     found = ctx.by_method(case, method)
     seen = case.rounded(ctx.dtype)
     H, Q, C = seen.inner_batch["H"], seen.outer_batch["Q"], seen.inner_batch["C"]

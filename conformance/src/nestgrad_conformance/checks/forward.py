@@ -49,7 +49,7 @@ def forward_mode_equals_reverse_mode(ctx: Context, draw: Draw) -> None:
     reach = np.linalg.norm(matrix, 2) * np.linalg.norm(point.mixed) * np.linalg.norm(point.outer_gradient)
     size = np.linalg.norm(_flat(xi)) * (reach + np.linalg.norm(point.direct))
     for part in ("total", "direct", "indirect"):
-        right = np.asarray(_flat(ctx.numpy(getattr(reverse, part))) @ _flat(xi))
+        right = np.asarray(ctx.flat(getattr(reverse, part), xi) @ _flat(xi))
         limit = 10 * tolerances.rtol(solver, ctx.dtype)
         ctx.close(getattr(forward, part), right, limit, what=part, scale=np.array([size]))
     ended = (Status.CONVERGED, Status.TRUNCATED, Status.DIVERGED)  # a few terms of a series are the definition
@@ -161,11 +161,11 @@ def the_adjoint_explains_the_error(ctx: Context, draw: Draw) -> None:
     found = ctx.hypergradient(case, solver, throw=False)
     exact = ctx.hypergradient(case, Dense())
     point = ctx.materialize(case)
-    p = _flat(ctx.numpy(found.adjoint))
+    p = ctx.flat(found.adjoint, case.params)
     ctx.equals_adjoint(case, found, point, p, 10 * tolerances.rtol(solver, ctx.dtype))
     residual = point.outer_gradient - point.jacobian.T @ p
     error = point.mixed.T @ np.linalg.solve(point.jacobian.T, residual)
-    measured = _flat(ctx.numpy(found.total)) - _flat(ctx.numpy(exact.total))
+    measured = ctx.flat(found.total, case.hparams) - ctx.flat(exact.total, case.hparams)
     reach = np.linalg.norm(np.linalg.inv(point.jacobian), 2) * np.linalg.norm(point.mixed)
     bound = 10 * tolerances.rtol(Dense(), ctx.dtype) * reach * np.linalg.norm(point.outer_gradient)
     assert np.linalg.norm(error - measured) <= bound, f"identity off by {np.linalg.norm(error - measured):.3g}"

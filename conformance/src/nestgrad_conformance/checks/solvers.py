@@ -135,7 +135,7 @@ def converged_is_never_said_without_the_residual(ctx: Context, draw: Draw) -> No
     found = ctx.hypergradient(case, solver, throw=False)
     point = ctx.materialize(case)
     v = point.outer_gradient
-    p = np.concatenate([np.reshape(leaf, -1) for leaf in _leaves(ctx, found.adjoint)])
+    p = ctx.flat(found.adjoint, case.params)
     residual = float(np.linalg.norm(point.jacobian.T @ p - v))
     if found.status is Status.CONVERGED:
         rounding = 100 * tolerances.eps(ctx.dtype) * np.linalg.norm(point.jacobian) * np.linalg.norm(p)
@@ -214,7 +214,7 @@ def nystrom_equals_its_definition(ctx: Context, draw: Draw) -> None:
     seen = set()
     for key in range(4):
         found = ctx.hypergradient(case, Nystrom(rank=2, damping=rho), key=key)
-        p = np.concatenate([np.reshape(leaf, -1) for leaf in _leaves(ctx, found.adjoint)])
+        p = ctx.flat(found.adjoint, case.params)
         choices = {
             columns: np.linalg.solve(
                 point.jacobian[:, columns]
@@ -351,8 +351,3 @@ def damping_gives_the_proximal_meta_gradient(ctx: Context, draw: Draw) -> None:
     right = np.linalg.solve(np.eye(4) + curvature / delta, slope)
     limit = tolerances.rtol(Dense(), ctx.dtype)
     ctx.close(found.total, {"shift": right}, limit, what="total", scale=np.full(4, np.linalg.norm(slope)))
-
-
-def _leaves(ctx: Context, values: Any) -> list[Any]:
-    found = ctx.numpy(values)
-    return list(found.values()) if isinstance(found, dict) else [found]

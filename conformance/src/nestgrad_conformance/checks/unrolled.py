@@ -229,7 +229,8 @@ def unrolled_proximal_steps_tend_to_the_active_set(ctx: Context, draw: Draw) -> 
     ctx.assume_conditioned(case, 50.0)
     long = ctx.numpy(ctx.by_method(case, Unrolled(num_steps=400)).total)
     exact = ctx.numpy(ctx.by_method(case, Implicit(solver=Dense())).total)
-    error, size = np.linalg.norm(_flat(long) - _flat(exact)), np.linalg.norm(_flat(exact))
+    error = np.linalg.norm([long[name] - exact[name] for name in exact])
+    size = np.linalg.norm(_flat(exact))
     assert error <= 1e-3 * size + 1e-9, f"error {error:.3g}, limit {1e-3 * size:.3g}"
 
 
@@ -243,7 +244,7 @@ def longer_unrolls_can_be_worse_before_they_are_better(ctx: Context, draw: Draw)
     rho = 1.0 - rate * level
     response = -1.0 / level**2 + rho**steps / level**2 - rate * steps * rho ** (steps - 1) * (w0 - 1.0 / level)
     right = response * w
-    got = float(_flat(ctx.numpy({"decay": found.total["decay"]}))[0])
+    got = float(np.reshape(ctx.numpy(found.total)["decay"], -1)[0])
     bound = (1e-3 if ctx.dtype == "float32" else 1e-10) * max(1.0, abs(right))
     assert abs(got - right) <= bound, f"{got} at T = {steps}, expected {right}"
 
