@@ -5,6 +5,7 @@ from typing import Any
 import nestgrad as _core
 from nestgrad import *  # noqa: F403
 from nestgrad_jax import _pytrees as _pytrees
+from nestgrad_jax import optim as optim
 from nestgrad_jax import prox as prox
 from nestgrad_jax._backend import hypergradient as hypergradient
 from nestgrad_jax._backend import hypergradient_jvp as hypergradient_jvp

@@ -17,6 +17,7 @@ from nestgrad import (
     Implicit,
     InvalidInput,
     Status,
+    Unrolled,
     UnsupportedSpec,
     error_for,
     require_batches,
@@ -27,6 +28,7 @@ from nestgrad_jax._derivatives import linearize, outer_gradients
 from nestgrad_jax._rules import pes, unrolled  # noqa: F401  (fills the table)
 from nestgrad_jax._rules._common import METHODS, Call
 from nestgrad_jax._rules.implicit import several, tangent
+from nestgrad_jax._rules.reversible import reversible
 from nestgrad_jax._solvers._common import SOLVERS
 from nestgrad_jax._tree import check_arguments, is_traced
 
@@ -70,7 +72,8 @@ def hypergradient(
         preconditioner=preconditioner,
         key=key,
     )
-    found: HyperGradient = _compiled(problem, method, given)
+    undone = isinstance(method, Unrolled) and method.mode == "reversible"
+    found: HyperGradient = reversible(method, problem, given) if undone else _compiled(problem, method, given)
     return _reported(found, method, given, throw=throw)
 
 

@@ -37,7 +37,7 @@ class Steps:
 
     def advance(self, state: State, hparams: Any, batch: Any) -> State:
         """One step."""
-        w, held = state
+        w = state[0]
         if isinstance(self.inner, FixedPoint):
             return _like(map_value(self.inner, w, hparams, batch), w), None
         grads = jax.grad(scalar_loss(self.inner.loss, "inner loss"))(w, hparams, batch)

@@ -59,8 +59,8 @@ def directions(spec: PES, key: Array, entries: Array) -> Array:
 
     def block(one: Array) -> Array:
         basis, upper = jnp.linalg.qr(jax.random.normal(one, (size, size), entries.dtype))
-        # Signs of R's diagonal make Q uniform over the orthogonal group.
-        return math.sqrt(size) * (basis * jnp.where(jnp.diagonal(upper) < 0, -1.0, 1.0)).T
+        # The signs of R's diagonal make Q uniform over the orthogonal group.
+        return math.sqrt(size) * (basis * jnp.where(jnp.diagonal(upper) < 0, -1.0, 1.0)[None, :]).T
 
     rows = jax.vmap(block)(jax.random.split(key, blocks)).reshape(blocks * size, size)
     return rows[: spec.num_pairs].reshape(spec.num_pairs, spec.windows, entries.size)
