@@ -137,6 +137,88 @@ def _steps(h: Values) -> list[Values]:
     return steps
 
 
+Step = Callable[[Array, Array, Values, Any], tuple[Array, Array]]
+"""(w, optimizer state, λ, batch) -> the next two, by hand and free of anything but arithmetic."""
+
+
+def heavy_ball(model: Model) -> Step:
+    """v ← momentum · v + g + weight_decay · w;  w ← w - lr ⊙ v."""
+
+    def step(w: Array, v: Array, h: Values, batch: Any) -> tuple[Array, Array]:
+        v = h["momentum"] * v + model.gradient(w, h, batch) + h["weight_decay"] * w
+        return w - h["lr"] * v, v
+
+    return step
+
+
+def averaged(model: Model) -> Step:
+    """v ← β v - (1 - β) g;  w ← w + lr v, with β = momentum to the nearest 1/65536."""
+
+    def step(w: Array, v: Array, h: Values, batch: Any) -> tuple[Array, Array]:
+        beta = h["momentum"] + (np.round(65536.0 * h["momentum"].real) / 65536.0 - h["momentum"].real)
+        v = beta * v - (1.0 - beta) * model.gradient(w, h, batch)
+        return w + h["lr"] * v, v
+
+    return step
+
+
+def adam(model: Model, count: int) -> Step:
+    """Kingma and Ba's step number count + 1, the two moments one after the other in the state."""
+
+    def step(w: Array, moments: Array, h: Values, batch: Any) -> tuple[Array, Array]:
+        g = model.gradient(w, h, batch) + h["weight_decay"] * w
+        m, v = np.split(moments, 2)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        corrected, spread = m / (1.0 - 0.9 ** (count + 1)), v / (1.0 - 0.999 ** (count + 1))
+        return w - h["lr"] * corrected / (np.sqrt(spread) + 1e-8), np.concatenate([m, v])
+
+    return step
+
+
+def carried(step: Step, size: int) -> Callable[[Array, Values, Any], Array]:
+    """F = s - Φ(s) on s = (w, state), w the first `size` entries."""
+
+    def residual(s: Array, h: Values, batch: Any) -> Array:
+        return s - np.concatenate(step(s[:size], s[size:], h, batch))
+
+    return residual
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """d L_out / dλ of an unroll whose last `window` steps see λ move, dL_out / dw before them, and where it ends."""
+
+    total: Array
+    adjoint: Array
+    w: Array
+    state: Array
+    outer_loss: float
+
+
+def unroll(
+    step: Step, outer: Callable[[Array, Values], Any], start: Any, h: Values, batches: Any, window: int
+) -> Unrolled:
+    """Every derivative by one run with a complex step; start = (w, state)."""
+
+    def run(moved: Values, push: Array) -> tuple[Array, Array, Any]:
+        w, state = start
+        for t, batch in enumerate(batches):
+            inside = t >= len(batches) - window
+            w = w + push if t == len(batches) - window else w
+            w, state = step(w, state, moved if inside else h, batch)
+        return w, state, outer(w, moved)
+
+    still = np.zeros_like(start[0])
+    w, state, loss = run(h, still)
+    return Unrolled(
+        total=np.array([run(moved, still)[2].imag for moved in _steps(h)]) / STEP,
+        adjoint=np.array([run(h, e)[2].imag for e in 1j * STEP * np.eye(still.size)]) / STEP,
+        w=w,
+        state=state,
+        outer_loss=float(loss),
+    )
+
+
 def dense(at: Derivatives) -> Array:
     """p = J⁻ᵀ v."""
     return np.linalg.solve(at.jacobian.T, at.slope)

@@ -78,7 +78,7 @@ def hypergradients(
     """The hypergradient on each outer batch, from one linearisation of the inner problem."""
     require_implicit("hypergradients", method)
     require_legal(problem.inner, method, key=key)
-    weights, values = as_params(params), as_hparams(hparams)
+    weights, values, outer_batches = as_params(params), as_hparams(hparams), list(outer_batches)
     check_matching(params, hparams=hparams, inner_batch=inner_batch, outer_batches=outer_batches)
     point = linearize(problem.inner, weights, values, inner_batch, opt_state)
     found: list[HyperGradient] = []

@@ -41,9 +41,10 @@ def check(
     weights, values = as_params(params), as_hparams(hparams)
     check_matching(params, hparams=hparams, inner_batch=inner_batch, outer_batch=outer_batch)
     require_connected(problem, weights, values, inner_batch=inner_batch, outer_batch=outer_batch, opt_state=opt_state)
-    value = _scalar(problem, weights, values, inner_batch, outer_batch, opt_state)
-    probes = [_probe(name, value, values) for name in tree.named_leaves(values)]
-    examined = [examine_probe(probe, allow_no_effect) for probe in probes]
+    with np.errstate(all="ignore"):  # a probe may go where a root or a logarithm has no value
+        value = _scalar(problem, weights, values, inner_batch, outer_batch, opt_state)
+        probes = [_probe(name, value, values) for name in tree.named_leaves(values)]
+        examined = [examine_probe(probe, allow_no_effect) for probe in probes]
     return report_findings([finding for finding in examined if finding is not None], strict=strict)
 
 

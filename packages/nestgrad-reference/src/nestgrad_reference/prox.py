@@ -82,11 +82,12 @@ class Box:
         return tree.map(clip, params, spread(self.low, params), spread(self.high, params))
 
     def kink_distance(self, params: Any, step_size: float) -> np.ndarray:
-        """The least min(|z - low|, |z - high|) / (high - low)."""
+        """The least min(|z - low|, |z - high|) / (high - low), over 1 where the box has no other side."""
 
         def distance(z: Any, low: Any, high: Any) -> np.ndarray:
             z, low, high = plain(z), plain(low), plain(high)
-            return np.minimum(np.abs(z - low), np.abs(z - high)) / (high - low)
+            width = np.where(np.isfinite(high - low), high - low, 1.0)
+            return np.minimum(np.abs(z - low), np.abs(z - high)) / width
 
         return _least(tree.leaves(tree.map(distance, params, spread(self.low, params), spread(self.high, params))))
 

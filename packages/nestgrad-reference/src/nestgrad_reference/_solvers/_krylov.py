@@ -109,8 +109,8 @@ def least_residual(
             remaining = system.distance(solution)
             if remaining <= enough:
                 break
-        if failure is None and remaining >= (1.0 - 10.0 * EPS) * before:
-            failure = Status.STAGNATED  # a restart would do the same again
+        if restart and failure is None and basis.shape[1] == restart and remaining >= (1.0 - 10.0 * EPS) * before:
+            failure = Status.STAGNATED  # the next cycle would do the same again
     return Solve(
         solution=system.through * solution,
         status=ending(spec, remaining, limit, steps, failure, settled=remaining <= 1e3 * rhs.size * EPS * norm),

@@ -145,9 +145,13 @@ class HypergradientDescent:
             cosines = np.divide(-by_values.T @ g, sizes, out=np.zeros_like(sizes), where=sizes != 0.0)
             _, restore = flatten(values)
             natural = tree.map(lambda value, c: value * (1.0 - self.step_size * c), values, restore(cosines))
-            require_initial(self.spaces, natural, lambda value: (float(value.min()), float(value.max())))
+            self._require_inside(natural, found)
             moved = map_spaces(lambda space, x: np.asarray(space.unconstrained(x, OPS)), self.spaces, natural)
         moved = map_spaces(clip, self.spaces, moved)
-        inside = natural_values(self.spaces, moved)
-        require_initial(self.spaces, inside, lambda value: (float(value.min()), float(value.max())))
+        self._require_inside(natural_values(self.spaces, moved), found)
         return moved
+
+    def _require_inside(self, values: Any, found: HyperGradient) -> None:
+        """Raise OutOfSpace for a value that left its space; one that is not finite is the status's business."""
+        if found.status.ok:
+            require_initial(self.spaces, values, lambda value: (float(value.min()), float(value.max())))

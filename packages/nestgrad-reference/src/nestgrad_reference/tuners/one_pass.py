@@ -21,6 +21,7 @@ from nestgrad import (
     tree,
 )
 from nestgrad_reference._checks import functional_optimizer
+from nestgrad_reference._connected import require_connected
 from nestgrad_reference._derivatives import linearize, outer_gradients
 from nestgrad_reference._rules.implicit import implicit
 from nestgrad_reference._space_ops import slope
@@ -89,6 +90,14 @@ class OnePass:
             nothing = idle(state["hparams"])
             return after, OnePassInfo(inner_loss=np.asarray(value), tuned=False, hypergradient=nothing, hparams=values)
 
+        require_connected(
+            self.problem,
+            state["params"],
+            values,
+            inner_batch=inner_batch,
+            outer_batch=outer_batch,
+            opt_state=state["opt_state"],
+        )
         point = linearize(self._update, state["params"], values, inner_batch, state["opt_state"])
         outer = outer_gradients(self.problem.outer_loss, moved, values, outer_batch)
         natural = implicit(self.method, point, outer, values, throw=False)

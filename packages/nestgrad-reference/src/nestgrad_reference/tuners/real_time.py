@@ -21,6 +21,7 @@ from nestgrad import (
 )
 from nestgrad_reference._carry import Carried
 from nestgrad_reference._checks import functional_optimizer
+from nestgrad_reference._connected import require_connected
 from nestgrad_reference._derivatives import outer_gradients
 from nestgrad_reference._solvers._common import EPS
 from nestgrad_reference._space_ops import slope
@@ -94,6 +95,14 @@ class RealTime:
         }
         tuned, found = after["step"] % self.every == 0, idle(state["hparams"])
         if tuned:
+            require_connected(
+                self.problem,
+                state["params"],
+                values,
+                inner_batch=inner_batch,
+                outer_batch=outer_batch,
+                opt_state=state["opt_state"],
+            )
             found = self._hypergradient(after, values, outer_batch, distance(before, reached))
             if self.throw and not found.status.ok and not is_finite(found):
                 raise error_for(found.status, self, found.stats, where=f"training step {after['step']}")
