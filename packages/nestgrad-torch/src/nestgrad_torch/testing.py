@@ -22,4 +22,5 @@ def harness(device: str = "cpu") -> Harness:
         sgd=nestgrad_torch.optim.sgd,
         adam=lambda learning_rate: functools.partial(torch.optim.Adam, lr=learning_rate),
         detach=torch.detach,
+        reversible=nestgrad_torch.optim.reversible_sgd,
     )

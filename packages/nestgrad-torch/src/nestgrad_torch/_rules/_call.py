@@ -35,6 +35,10 @@ class Call:
         values = tree.unflatten(self.hparams, leaves)
         return Place(self.point.shape, self.point.plain, self.point.vector(), values, leaves)
 
+    def batch(self, step: int) -> Any:
+        """The inner batch of one step."""
+        return self.inner_batch if self.inner_batches is None else self.inner_batches[step]
+
     def outer_loss(self, place: Place) -> Tensor:
         """The outer loss at the place's weights."""
         params = place.shape(place.weights)

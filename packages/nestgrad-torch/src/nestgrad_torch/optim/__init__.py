@@ -6,5 +6,9 @@ params. It may also have `step(grads, state, params) -> (params, state)`, the sa
 `torch_optimizer(named_params, state)`, a plain torch.optim optimizer that goes on from there.
 """
 
+from nestgrad_torch.optim._adam import Adam as Adam
+from nestgrad_torch.optim._adam import adam as adam
+from nestgrad_torch.optim._reversible import ReversibleSGD as ReversibleSGD
+from nestgrad_torch.optim._reversible import reversible_sgd as reversible_sgd
 from nestgrad_torch.optim._sgd import SGD as SGD
 from nestgrad_torch.optim._sgd import sgd as sgd

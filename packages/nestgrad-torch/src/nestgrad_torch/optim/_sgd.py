@@ -33,14 +33,14 @@ class SGD:
         """(-learning_rate ⊙ v, state with v), differentiable in grads, params and every setting."""
         weights = tree.leaves(params)
         directions, state = self._directions(grads, state, params, weights)
-        rates = _spread(self.learning_rate, params, weights, "learning_rate")
+        rates = spread(self.learning_rate, params, weights, "learning_rate")
         return tree.unflatten(params, [-rate * v for rate, v in zip(rates, directions, strict=True)]), state
 
     def step(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """(next params, state with v), in torch.optim.SGD's own rounding."""
         weights = tree.leaves(params)
         directions, state = self._directions(grads, state, params, weights)
-        rates = _spread(self.learning_rate, params, weights, "learning_rate")
+        rates = spread(self.learning_rate, params, weights, "learning_rate")
         moved = [_add_scaled(w, v, rate, -1) for w, v, rate in zip(weights, directions, rates, strict=True)]
         return tree.unflatten(params, moved), state
 
@@ -69,12 +69,12 @@ class SGD:
     def _directions(self, grads: Any, state: Any, params: Any, weights: list[Tensor]) -> tuple[list[Tensor], Any]:
         (directions,) = tree.matched(params, grads)
         if not _is_zero(self.weight_decay):
-            decays = _spread(self.weight_decay, params, weights, "weight_decay")
+            decays = spread(self.weight_decay, params, weights, "weight_decay")
             rows = zip(directions, weights, decays, strict=True)
             directions = [_add_scaled(g, w, decay, 1) for g, w, decay in rows]
         if state["trace"] is None:
             return directions, state
-        momenta = _spread(self.momentum, params, weights, "momentum")
+        momenta = spread(self.momentum, params, weights, "momentum")
         (trace,) = tree.matched(params, state["trace"])
         directions = [v * mu + d for v, mu, d in zip(trace, momenta, directions, strict=True)]
         return directions, {"trace": tree.unflatten(params, directions)}
@@ -93,7 +93,7 @@ def _is_scalar(setting: Any) -> bool:
     return isinstance(setting, (float, int)) or (isinstance(setting, Tensor) and setting.dim() == 0)
 
 
-def _spread(setting: Any, params: Any, weights: list[Tensor], name: str) -> list[Any]:
+def spread(setting: Any, params: Any, weights: list[Tensor], name: str, *, rule: str = "sgd") -> list[Any]:
     """The setting, one entry a param; weights are the leaves of params."""
     if _is_scalar(setting):
         return [setting] * len(weights)
@@ -102,7 +102,7 @@ def _spread(setting: Any, params: Any, weights: list[Tensor], name: str) -> list
         if not isinstance(value, Tensor) or (value.dim() and value.shape != param.shape):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InvalidInput(
-                f"sgd {name}[{path!r}]: got {shape}, limit: shape () or {tuple(param.shape)}. "
+                f"{rule} {name}[{path!r}]: got {shape}, limit: shape () or {tuple(param.shape)}. "
                 "Remedy: nestgrad_torch.per_parameter."
             )
     return spread
