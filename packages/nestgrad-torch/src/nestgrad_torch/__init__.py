@@ -14,8 +14,10 @@ from nestgrad_torch._backend import newton_step as newton_step
 from nestgrad_torch._backend import supports as supports
 from nestgrad_torch._modules import ModuleParams as ModuleParams
 from nestgrad_torch._verify import verify as verify
+from nestgrad_torch.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_torch.tuners.one_pass import OnePass as OnePass
 from nestgrad_torch.tuners.one_pass import per_parameter as per_parameter
+from nestgrad_torch.tuners.real_time import RealTime as RealTime
 
 __version__ = "0.1.0"
 

@@ -1,5 +1,13 @@
 """One rule per method spec."""
 
-from nestgrad_torch._rules import implicit, pes, unrolled  # noqa: F401  (each fills the table)
+from nestgrad_torch._rules import (  # noqa: F401  (each fills the table)
+    bome,
+    darts,
+    implicit,
+    penalty,
+    pes,
+    sama,
+    unrolled,
+)
 from nestgrad_torch._rules._call import METHODS as METHODS
 from nestgrad_torch._rules._call import Call as Call

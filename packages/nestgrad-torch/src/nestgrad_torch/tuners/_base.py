@@ -1,0 +1,203 @@
+"""What the tuners share: leaves and natural values, the weight step, the outer step, what a run ends as."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+
+from nestgrad import (
+    HyperGradient,
+    InvalidInput,
+    Space,
+    UnsupportedOptimizer,
+    Watch,
+    WeightUpdate,
+    initial_values,
+    map_spaces,
+    require_initial,
+    tree,
+)
+from nestgrad_torch._derivatives import functional_optimizer, scalar_loss
+from nestgrad_torch._space_ops import OPS
+from nestgrad_torch._tree import Params, as_hparams, check_matching, flat
+from nestgrad_torch.tuners._recall import Recall
+
+
+class Tuner:
+    """Spaces and a weight update, over the params last given to `init`."""
+
+    def __init__(self, update: WeightUpdate, hparams: Any) -> None:
+        self.spaces = hparams
+        self._update = update
+        self._watch = Watch()
+        self._structure: Params | None = None
+        self._spaces: list[Space] = []
+        self._recall = Recall(self._natural)
+
+    def values(self, state: Any) -> Any:
+        """The hyperparameters' natural values, a tree shaped like hparams."""
+        return self._recall.about(state["hparams"])[0]
+
+    def module(self, state: Any) -> nn.Module:
+        """A copy of the module given to `init`, holding the trained params and buffers."""
+        if self._structure is None or self._structure.module is None:
+            raise InvalidInput(
+                f"{type(self).__name__}.module: init was given 0 modules, limit: 1. "
+                "Remedy: call init(module) first; a tree of tensors is in state['params']."
+            )
+        trained = copy.deepcopy(self._structure.module)
+        with torch.no_grad():
+            for name, param in trained.named_parameters():
+                if name in state["params"]:
+                    param.copy_(state["params"][name])
+            for name, buffer in trained.named_buffers():
+                buffer.copy_(state["buffers"][name])
+        return trained
+
+    def torch_optimizer(self, state: Any, module: nn.Module) -> torch.optim.Optimizer:
+        """A plain torch.optim optimizer over module's trainable params, with the tuned values and the run's state."""
+        title = f"{type(self).__name__}.torch_optimizer"
+        rule = functional_optimizer(self._update, self.values(state))
+        if not hasattr(rule, "torch_optimizer"):
+            raise UnsupportedOptimizer(
+                f"{title}: {type(rule).__name__} names no torch.optim counterpart. "
+                "Remedy: use nestgrad_torch.optim.sgd, or give the rule a torch_optimizer method."
+            )
+        trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        odd = sorted(trainable.keys() ^ tree.named_leaves(state["params"]).keys())
+        if odd:
+            raise InvalidInput(
+                f"{title}: {len(odd)} names are in one of module and state['params'] only, limit 0, "
+                f"the first is {odd[0]!r}. Remedy: pass tuner.module(state)."
+            )
+        return rule.torch_optimizer(trainable, state["opt_state"])
+
+    def _begin(self, params: Any) -> dict[str, Any]:
+        """params, opt_state, hparams, step and buffers of a state before the first step."""
+        point = Params(params)
+        self._structure, self._watch = point, Watch()
+        initial = as_hparams(initial_values(self.spaces), point.leaves[0])
+        check_matching(point, hparams=initial)
+        require_initial(self.spaces, initial, extremes)
+        start = map_spaces(lambda space, value: space.unconstrained(value, OPS).detach(), self.spaces, initial)
+        weights = tree.unflatten(point.tree, [p.detach().clone() for p in point.leaves])
+        with torch.no_grad():
+            opt_state = functional_optimizer(self._update, self._natural(start)).init(weights)
+        return {
+            "params": weights,
+            "opt_state": opt_state,
+            "hparams": start,
+            "step": 0,
+            "buffers": dict(point.buffers),
+        }
+
+    def _point(self, state: Any) -> Params:
+        structure = Params(state["params"]) if self._structure is None else self._structure
+        return structure.holding(state["params"], state["buffers"])
+
+    def _natural(self, leaves: Any) -> Any:
+        if not self._spaces:
+            self._spaces = tree.leaves(map_spaces(lambda space, _: space, self.spaces, leaves))
+        values = [space.natural(leaf, OPS) for space, leaf in zip(self._spaces, tree.leaves(leaves), strict=True)]
+        return tree.unflatten(leaves, values)
+
+    def _chain(self, hparams: Any, parts: list[list[Tensor]]) -> list[list[Tensor]]:
+        """Derivatives in natural values turned into those in the leaves, for each list of parts."""
+        leaves = [leaf.detach().requires_grad_() for leaf in tree.leaves(hparams)]
+        values = tree.leaves(self._natural(tree.unflatten(hparams, leaves)))
+        return [list(torch.autograd.grad(values, leaves, part, retain_graph=True)) for part in parts]
+
+    def _inner_loss(self, params: Any, values: Any, batch: Any) -> Tensor:
+        return scalar_loss(self._update.loss, "inner loss", params, values, batch)
+
+    @torch.no_grad()
+    def _advance(self, after: Any, point: Params, grads: list[Tensor], state: Any, settings: Any) -> None:
+        """The weight step, written into `after`: the same arithmetic whether or not a hyper step follows.
+
+        settings: the values without a graph, lest a rule that keeps them in its state keep the graph too.
+        """
+        rule = functional_optimizer(self._update, settings)
+        slopes = tree.unflatten(point.tree, grads)
+        if hasattr(rule, "step"):
+            after["params"], after["opt_state"] = rule.step(slopes, state["opt_state"], state["params"])
+        else:
+            updates, after["opt_state"] = rule.update(slopes, state["opt_state"], state["params"])
+            after["params"] = tree.map(torch.add, state["params"], updates)
+
+    @torch.no_grad()
+    def _move(self, outer_optimizer: Any, state: Any, grads: list[Tensor]) -> tuple[Any, list[dict[str, Any]]]:
+        """One outer optimizer step from the state's leaves and moments, which are copied; then the clip."""
+        leaves = [leaf.clone().requires_grad_() for leaf in tree.leaves(state["hparams"])]
+        optimizer = outer_optimizer(leaves)
+        for leaf, grad, kept in zip(leaves, grads, state["outer_opt_state"], strict=True):
+            leaf.grad = grad
+            if kept:
+                optimizer.state[leaf] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
+        optimizer.step()
+        return self._clipped(state["hparams"], leaves), [dict(optimizer.state[leaf]) for leaf in leaves]
+
+    def _clipped(self, like: Any, leaves: list[Tensor]) -> Any:
+        """The leaves, each beyond its clip range set to the range's end."""
+        return tree.unflatten(like, [_clip(space, x.detach()) for space, x in zip(self._spaces, leaves, strict=True)])
+
+
+def with_gradients(function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args) with autograd on, whatever mode the caller is in."""
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            return function(*args)
+    # Entering those contexts costs as much as a small layer, so only where they change something.
+    return function(*args)
+
+
+def require_callable(tuner: str, outer_optimizer: Any) -> None:
+    """Refuse an outer optimizer that is no function of the leaves."""
+    if not callable(outer_optimizer):
+        raise UnsupportedOptimizer(
+            f"{tuner}.outer_optimizer: got {type(outer_optimizer).__name__}, limit: a function of the leaves. "
+            "Remedy: functools.partial(torch.optim.Adam, lr=0.05)."
+        )
+
+
+def require_steppable(tuner: str, outer_optimizer: Any, start: Any) -> None:
+    """Refuse what is no torch.optim optimizer, and one whose step needs a closure."""
+    optimizer = outer_optimizer([leaf.clone().requires_grad_() for leaf in tree.leaves(start)])
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UnsupportedOptimizer(
+            f"{tuner}.outer_optimizer returned {type(optimizer).__name__}, limit: a torch.optim.Optimizer. "
+            "Remedy: functools.partial(torch.optim.Adam, lr=0.05)."
+        )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UnsupportedOptimizer(
+            f"{tuner}.outer_optimizer: {type(optimizer).__name__} evaluates a closure several times a step, limit: 1 "
+            "gradient a step. Remedy: functools.partial(torch.optim.Adam, lr=0.05)."
+        )
+
+
+def is_finite(found: HyperGradient) -> bool:
+    """Whether the total and the outer loss are."""
+    return all(bool(t.isfinite().all()) for t in [*tree.leaves(found.total), found.outer_loss])
+
+
+def total_norm(found: HyperGradient) -> float:
+    """|total| in the leaves."""
+    return float(vector_norm(flat(tree.leaves(found.total))))
+
+
+def extremes(value: Tensor) -> tuple[float, float]:
+    """(smallest, largest) entry."""
+    return float(value.min()), float(value.max())
+
+
+def _clip(space: Space, leaf: Tensor) -> Tensor:
+    if space.clip is None:
+        return leaf
+    low, high = (space.unconstrained(leaf.new_tensor(end), OPS) for end in space.clip)
+    return torch.maximum(torch.minimum(leaf, high), low)
