@@ -73,10 +73,12 @@ def implicit(
     *,
     throw: bool,
     extras: Extras = PLAIN,
+    watch: Callable[[float], None] | None = None,
 ) -> HyperGradient:
     """The hypergradient of outer_loss, a tree shaped like hparams whose leaves are point.hparams.
 
-    outer_params is the graph leaf at which the outer loss was taken: that of `point`, or the next weights.
+    outer_params is the graph leaf at which the outer loss was taken: that of `point`, or the next weights. watch is
+    told the total's norm |·|₁, which is on the host anyway.
     """
     rhs, direct = outer_slopes(point, outer_loss, outer_params)
     solve, norm, scale = _scaled_solve(spec, adjoint_system(point), rhs, extras)
@@ -95,6 +97,8 @@ def implicit(
     sizes += [point.size(), vector_norm(solve.solution)]
     optimality, loss_value, size, indirect_size, params_size, adjoint_size = torch.stack(sizes).detach().tolist()
     finite = math.isfinite(loss_value) and math.isfinite(size)
+    if watch is not None and finite:
+        watch(size)
     stats = _stats(point, solve, scale, norm, optimality, params_size, adjoint_size, indirect_size)
     status = _overall(spec, extras, solve.status, stats, finite=finite)
     if throw and not status.ok:

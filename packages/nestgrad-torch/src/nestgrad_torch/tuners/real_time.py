@@ -146,11 +146,8 @@ class RealTime(Tuner):
         direct = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, pulled[1:], strict=True)]
         natural = split(after["sensitivities"][:, : slope.numel()] @ slope, leaves)
         direct, indirect = self._chain(hparams, [direct, list(natural)])
-        sizes = [
-            loss.detach(),
-            moved,
-            *(vector_norm(x) for x in (slope, flat(indirect), flat(direct), weights.detach())),
-        ]
+        vectors = (slope, flat(indirect), flat(direct), weights.detach())
+        sizes = [loss.detach(), moved, *(vector_norm(vector) for vector in vectors)]
         numbers = torch.stack(sizes).tolist()
         total = [a + b for a, b in zip(direct, indirect, strict=True)]
         return HyperGradient(
