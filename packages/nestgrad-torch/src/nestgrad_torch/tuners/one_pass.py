@@ -28,7 +28,6 @@ from nestgrad_torch.tuners._base import (
     is_finite,
     require_callable,
     require_steppable,
-    total_norm,
     with_gradients,
 )
 
@@ -107,10 +106,13 @@ class OnePass(Tuner):
         arrived = point.holding(after["params"], after["buffers"])
         new_weights = arrived.vector()
         outer = scalar_loss(self.problem.outer_loss, "outer_loss", arrived.shape(new_weights), values, outer_batch)
-        found = implicit(self.method, linear, outer, new_weights, start, throw=False)
+
+        def watch(norm: float) -> None:
+            self._watch.see(norm, step=after["step"])
+
+        found = implicit(self.method, linear, outer, new_weights, start, throw=False, watch=watch)
         if self.throw and not found.status.ok and not is_finite(found):
             raise error_for(found.status, self.method, found.stats, where=f"training step {after['step']}")
-        self._watch.see(total_norm(found), step=after["step"])
         grads = tree.leaves(found.total)
         after["hparams"], after["outer_opt_state"] = self._move(self.outer_optimizer, state, grads)
         return loss, found
