@@ -14,8 +14,10 @@ from nestgrad_jax._backend import supports as supports
 from nestgrad_jax._response import best_response_jacobian as best_response_jacobian
 from nestgrad_jax._response import newton_step as newton_step
 from nestgrad_jax._verify import verify as verify
+from nestgrad_jax.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_jax.tuners.one_pass import OnePass as OnePass
 from nestgrad_jax.tuners.one_pass import per_parameter as per_parameter
+from nestgrad_jax.tuners.real_time import RealTime as RealTime
 
 __version__ = "0.1.0"
 

@@ -25,7 +25,7 @@ from nestgrad import (
 )
 from nestgrad_jax._calls import as_call, as_direction, require_hashable, settled
 from nestgrad_jax._derivatives import linearize, outer_gradients
-from nestgrad_jax._rules import pes, unrolled  # noqa: F401  (fills the table)
+from nestgrad_jax._rules import bome, darts, penalty, pes, sama, unrolled  # noqa: F401  (fills the table)
 from nestgrad_jax._rules._common import METHODS, Call
 from nestgrad_jax._rules.implicit import several, tangent
 from nestgrad_jax._rules.reversible import reversible

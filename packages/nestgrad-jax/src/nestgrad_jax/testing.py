@@ -37,5 +37,6 @@ def harness(device: str = "cpu") -> Harness:
         sgd=_sgd,
         adam=optax.adam,
         detach=jax.lax.stop_gradient,
+        reversible=nestgrad_jax.optim.reversible_sgd,
         precision=lambda dtype: jax.enable_x64(dtype == "float64"),
     )

@@ -205,12 +205,20 @@ def diagonal(point: Linearization, preconditioner: Any) -> Array | None:
     """A preconditioner as a flat vector; InvalidInput unless it is shaped like params. A state carried gets ones."""
     if preconditioner is None:
         return None
-    vector = warm_vector(point, preconditioner) if point.weights == point.residual.size else flat(preconditioner)
-    if vector is None or vector.size not in (point.weights, point.residual.size):
+    like = point.adjoint(point.residual)
+    like = like["params"] if point.weights < point.residual.size else like
+    if jax.tree.structure(preconditioner) == jax.tree.structure(0):
+        preconditioner = jax.tree.map(lambda _: preconditioner, like)
+    fits = jax.tree.structure(preconditioner) == jax.tree.structure(like) and all(
+        jnp.shape(given) in ((), leaf.shape)
+        for given, leaf in zip(jax.tree.leaves(preconditioner), jax.tree.leaves(like), strict=True)
+    )
+    if not fits:
         raise InvalidInput(
             f"preconditioner: {_shapes(preconditioner)}, limit: {point.weights} numbers shaped like params. "
             "Remedy: pass a tree like params."
         )
+    vector = flat(jax.tree.map(lambda given, leaf: jnp.full_like(leaf, given), preconditioner, like))
     return jnp.pad(vector, (0, point.residual.size - vector.size), constant_values=1.0)
 
 

@@ -1,4 +1,6 @@
 """Tuners: objects with init(params) -> state and step(state, inner_batch, outer_batch) -> (state, info)."""
 
+from nestgrad_jax.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_jax.tuners.one_pass import OnePass as OnePass
 from nestgrad_jax.tuners.one_pass import per_parameter as per_parameter
+from nestgrad_jax.tuners.real_time import RealTime as RealTime
