@@ -5,12 +5,14 @@ from typing import Any
 import nestgrad as _core
 from nestgrad import *  # noqa: F403
 from nestgrad_jax import _pytrees as _pytrees
+from nestgrad_jax import implicit_diff as implicit_diff
 from nestgrad_jax import optim as optim
 from nestgrad_jax import prox as prox
 from nestgrad_jax._backend import hypergradient as hypergradient
 from nestgrad_jax._backend import hypergradient_jvp as hypergradient_jvp
 from nestgrad_jax._backend import hypergradients as hypergradients
 from nestgrad_jax._backend import supports as supports
+from nestgrad_jax._best_response import best_response as best_response
 from nestgrad_jax._response import best_response_jacobian as best_response_jacobian
 from nestgrad_jax._response import newton_step as newton_step
 from nestgrad_jax._verify import verify as verify

@@ -137,9 +137,14 @@ class Batches:
         reverse: bool = False,
     ) -> tuple[Any, Any]:
         """body(carry, x, batch) -> (carry, y) over the steps; ys in the form that xs takes in another loop."""
+
+        def apart(c: Any, x: Any, batch: Any) -> tuple[Any, Any]:
+            # Steps are compiled alike wherever they stand, so that taking them again gives the same bits.
+            return lax.optimization_barrier(body(*lax.optimization_barrier((c, x, batch))))
+
         if self.listed is None:
             return lax.scan(
-                lambda c, x: body(c, x[0], self.same if self.stacked is None else x[1]),
+                lambda c, x: apart(c, x[0], self.same if self.stacked is None else x[1]),
                 carry,
                 (xs, self.stacked),
                 length=length,
@@ -148,7 +153,7 @@ class Batches:
         order = range(length - 1, -1, -1) if reverse else range(length)
         found: list[Any] = [None] * length
         for i in order:
-            carry, found[i] = body(carry, None if xs is None else xs[i], self.listed[i])
+            carry, found[i] = apart(carry, None if xs is None else xs[i], self.listed[i])
         return carry, found
 
 

@@ -102,7 +102,7 @@ def tangent(
         indirect=indirect,
         response=carried["params"] if point.weights < response.size else carried,
         outer_loss=outer.loss.astype(rhs.dtype),
-        status=_overall(spec, solve.status, optimality, finite, point.near_kink),
+        status=overall(spec, solve.status, optimality, finite, point.near_kink),
         stats=_stats(solve, unit, scale, point, optimality, params=params, indirect=indirect),
     )
 
@@ -118,7 +118,7 @@ def responses(spec: Implicit, point: Linearization, hparams: Any, *, params: Any
         )
         response = scale * solve.solution
         finite = jnp.isfinite(response).all() & jnp.isfinite(optimality)
-        status = _overall(spec, solve.status, optimality, finite, point.near_kink)
+        status = overall(spec, solve.status, optimality, finite, point.near_kink)
         return (
             response[: point.weights],
             status,
@@ -254,7 +254,7 @@ def _finish(
         direct=direct,
         indirect=indirect,
         outer_loss=outer_loss.astype(unit.dtype),
-        status=_overall(spec, solve.status, optimality, finite, point.near_kink),
+        status=overall(spec, solve.status, optimality, finite, point.near_kink),
         stats=_stats(solve, unit, scale, point, optimality, params=params, indirect=indirect),
         adjoint=point.adjoint(scale * solve.solution),
     )
@@ -279,7 +279,8 @@ def _stats(
     )
 
 
-def _overall(spec: Implicit, solver: Array, optimality: Array, finite: Array, near: Array | bool) -> Array:
+def overall(spec: Implicit, solver: Array, optimality: Array, finite: Array, near: Array | bool) -> Array:
+    """The solver's status, unless the point or the numbers say worse."""
     limit = jnp.inf if spec.inner_tol is None else spec.inner_tol
     own = first_of(
         (~finite, Status.NONFINITE),

@@ -180,6 +180,7 @@ class OnePass:
             inner=WeightUpdate(
                 loss=lambda params, leaves, batch: update.loss(params, natural(leaves), batch),
                 optimizer=lambda leaves: update.optimizer(natural(leaves)),
+                carry=update.carry,
             ),
             outer_loss=lambda params, leaves, batch: outer_loss(params, natural(leaves), batch),
         )
