@@ -4,6 +4,7 @@ from typing import Any
 
 import nestgrad as _core
 from nestgrad import *  # noqa: F403
+from nestgrad_torch import implicit_diff as implicit_diff
 from nestgrad_torch import optim as optim
 from nestgrad_torch import prox as prox
 from nestgrad_torch._backend import best_response_jacobian as best_response_jacobian
@@ -12,6 +13,7 @@ from nestgrad_torch._backend import hypergradient_jvp as hypergradient_jvp
 from nestgrad_torch._backend import hypergradients as hypergradients
 from nestgrad_torch._backend import newton_step as newton_step
 from nestgrad_torch._backend import supports as supports
+from nestgrad_torch._best_response import best_response as best_response
 from nestgrad_torch._modules import ModuleParams as ModuleParams
 from nestgrad_torch._verify import verify as verify
 from nestgrad_torch.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent

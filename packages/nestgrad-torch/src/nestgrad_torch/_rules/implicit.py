@@ -153,7 +153,24 @@ def implicit_jvp(
 
 def solve_forward(spec: Implicit, point: Linearization, rhs: Tensor, extras: Extras, *, throw: bool) -> Tensor:
     """z with (J + δI) z = rhs, by the spec's solver."""
-    solve, norm, scale = _scaled_solve(spec, forward_system(point), rhs, extras)
+    return _solved(spec, point, forward_system(point), rhs, extras, throw=throw)
+
+
+def solve_adjoint(spec: Implicit, point: Linearization, rhs: Tensor, extras: Extras, *, throw: bool) -> Tensor:
+    """p with (J + δI)ᵀ p = rhs, by the spec's solver."""
+    return _solved(spec, point, adjoint_system(point), rhs, extras, throw=throw)
+
+
+def _solved(
+    spec: Implicit,
+    point: Linearization,
+    system: Callable[..., System],
+    rhs: Tensor,
+    extras: Extras,
+    *,
+    throw: bool,
+) -> Tensor:
+    solve, norm, scale = _scaled_solve(spec, system, rhs, extras)
     sizes = torch.stack([vector_norm(point.residual), point.size(), vector_norm(solve.solution)]).detach().tolist()
     stats = _stats(point, solve, scale, norm, *sizes, math.nan)
     status = _overall(spec, extras, solve.status, stats, finite=math.isfinite(sizes[2]))
@@ -214,7 +231,14 @@ def _scaled_solve(
     scale = math.ldexp(1.0, int(exponent) - 1)  # at most the largest entry, so it is finite in the dtype itself
     unit = rhs / scale
     start = None if extras.start is None else extras.start / scale
-    given = system(rhs=unit, scale=scale, start=start, preconditioner=extras.preconditioner, key=extras.key)
+    given = system(
+        rhs=unit,
+        scale=scale,
+        start=start,
+        preconditioner=extras.preconditioner,
+        key=extras.key,
+        shape=extras.adjoint,
+    )
     return SOLVERS(spec.solver, given), float(vector_norm(unit)) * scale, scale
 
 

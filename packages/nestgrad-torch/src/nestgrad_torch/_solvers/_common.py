@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class System:
     apply, adjoint: products with A and Aᵀ. rhs: its largest entry in [1, 2), or zero. symmetric: A is known to be.
     start: the warm start divided by scale. preconditioner: a positive diagonal. matrix: (A itself, products it took).
     diagonal: P with J = P M and M symmetric where J has that form for a reason, else None; forward: A is J, not Jᵀ.
+    shape: a vector of unknowns as a tree, where a solver is given by the user.
     """
 
     apply: Operator
@@ -36,6 +38,7 @@ class System:
     start: Tensor | None = None
     preconditioner: Tensor | None = None
     key: int = 0
+    shape: Callable[[Tensor], Any] | None = None
 
     @property
     def eps(self) -> float:
