@@ -49,7 +49,7 @@ def planted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]
 
 @functools.cache
 def _on_the_whole_backend(check: str) -> str:
-    (result,) = check_backend(whole, max_examples=100, checks=[check])
+    (result,) = check_backend(whole, max_examples=20, checks=[check])
     return result.status
 
 

@@ -1,4 +1,4 @@
-"""Hypergradient descent and real-time forward mode: each step by hand, and against the unrolled derivative."""
+"""Hypergradient descent, real-time forward mode and one-pass tuning with the optimizer's state carried."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nestgrad import BilevelProblem, Log10, Logit, Real, Status, Unrolled, WeightUpdate, tree
+from nestgrad import BilevelProblem, Implicit, Log10, Logit, Neumann, Real, Status, Unrolled, WeightUpdate, tree
 from nestgrad_conformance.context import REFERENCE, Context
 from nestgrad_conformance.draws import Draw
 from nestgrad_conformance.harness import Harness
@@ -191,3 +191,77 @@ def real_time_equals_the_unrolled_derivative_until_the_first_move(ctx: Context, 
     limit = 1e-3 if ctx.dtype == "float32" else 1e-9
     ctx.close(info.hypergradient.total, right, limit, what="total", scale=np.full(5, size))
     assert Status(int(info.hypergradient.status)).ok, f"status {info.hypergradient.status!r}"
+
+
+@functools.cache
+def _carried(ctx: Context) -> Any:
+    harness: Harness = ctx.harness
+    assert harness.sgd is not None
+    assert harness.adam is not None
+    loss = NetworkLoss(harness.xp)
+    tuners: Any = harness.backend
+    return tuners.OnePass(
+        BilevelProblem(WeightUpdate(loss, SGDFrom(harness.sgd), "weights_and_state"), loss),
+        hparams={
+            "lr": Log10(0.1),
+            "momentum": Logit(0.5),
+            "weight_decay": Real(0.1),
+            "gain": Real(ctx.arrays(np.ones(2))),
+        },
+        every=2,
+        method=Implicit(solver=Neumann(num_terms=4, step_size=1.0)),
+        outer_optimizer=harness.adam(0.01),
+    )
+
+
+@check("OnePass", "WeightUpdate", "Neumann", "sgd", "adam")
+def one_pass_with_a_carried_state_equals_the_reference(ctx: Context, draw: Draw) -> None:
+    """The series runs over weights and momentum buffer together, from the state that entered the step."""
+    steps = [((draw.normal(6, 2), draw.normal(6)), (draw.normal(4, 2), draw.normal(4))) for _ in range(_STEPS)]
+    _follow(ctx, _carried, network_params(draw, 2, 2), _leaves(draw), steps)
+
+
+@check("OnePass", "WeightUpdate", "Implicit", "Neumann", "sgd", "adam", dtypes=("float64",))
+def one_pass_with_a_carried_state_takes_the_series_on_both(ctx: Context, draw: Draw) -> None:
+    """Its first hypergradient is Σ_j (Aᵀ)ʲ a contracted with B, a = (∂L_out/∂w at the new weights, 0), dense."""
+    tuner, params, leaves = _carried(ctx), network_params(draw, 2, 2), _leaves(draw)
+    batches, outer = [(draw.normal(6, 2), draw.normal(6)) for _ in range(2)], (draw.normal(4, 2), draw.normal(4))
+    state = {**tuner.init(ctx.arrays(params)), "hparams": ctx.arrays(leaves)}
+    state, _ = tuner.step(state, ctx.arrays(batches[0]), ctx.arrays(outer))
+    before = ctx.numpy(state["params"])
+    natural = {
+        "lr": 10.0 ** leaves["lr"],
+        "momentum": 1.0 / (1.0 + np.exp(-leaves["momentum"])),
+        "weight_decay": leaves["weight_decay"],
+        "gain": leaves["gain"],
+    }
+    first = Case(
+        inner_loss=NetworkLoss,
+        outer_loss=NetworkLoss,
+        params=params,
+        hparams=natural,
+        inner_batch=batches[0],
+        outer_batch=outer,
+        warm_grads=tree.map(np.zeros_like, params),
+        kind="update with state",
+    )
+    moved = tree.map(lambda a, b: (a - b) / -natural["lr"], _like_params(before, params), params)  # v after step 1
+    here = ctx.materialize(
+        first.with_(params=_like_params(before, params)), inner_batch=batches[1], opt_state={"trace": moved}
+    )
+    state, info = tuner.step(state, ctx.arrays(batches[1]), ctx.arrays(outer))
+    there = ctx.materialize(first.with_(params=_like_params(ctx.numpy(state["params"]), params)))
+    seed = there.outer_gradient  # zero in the state
+    step = np.eye(seed.size) - here.jacobian.T
+    p = sum(np.linalg.matrix_power(step, j) for j in range(4)) @ seed
+    right = ctx.like(first, there.direct - here.mixed.T @ p)
+    right["lr"] = right["lr"] * math.log(10.0) * natural["lr"]
+    right["momentum"] = right["momentum"] * natural["momentum"] * (1.0 - natural["momentum"])
+    size = max(float(np.abs(leaf).max()) for leaf in tree.leaves(right)) + 0.1
+    ctx.close(info.hypergradient.total, right, 1e-8, what="total", scale=np.full(5, size))
+
+
+def _like_params(values: Any, params: Any) -> Any:
+    """The values in the order of params: backends order keys as they do."""
+    named = tree.named_leaves(values)
+    return tree.unflatten(params, [named[name] for name in tree.named_leaves(params)])

@@ -159,6 +159,20 @@ def clarke(
         raise typer.Exit(INTERRUPTED)
 
 
+@app.command()
+def bias(
+    data: Annotated[str, typer.Option(help="A UCI set: uci/energy and so on.")] = "uci/energy",
+    draws: Annotated[int, typer.Option(help="Random starts.")] = 200,
+    backend: Annotated[str | None, typer.Option(help="torch or jax; the first that is installed by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the starts and their weights.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+) -> None:
+    """Compare the first hypergradient of one-pass tuning with the derivative through the steps themselves."""
+    from nestgrad_lab.clarke.bias import report_bias  # noqa: PLC0415
+
+    report_bias(data=data, draws=draws, backend=backend, seed=seed, dtype=dtype)
+
+
 def main() -> None:
     """The console script."""
     app()

@@ -28,8 +28,8 @@ class TorchEngine:
         self._plan = plan
         self._device = _device(plan.device)
         self._dtype = getattr(torch, plan.dtype)
-        self._train, self._valid = self._batch(train), self._batch(valid)
-        self._loss = functools.partial(_loss, plan.task)
+        self._train, self._valid = (as_batch(part, self._dtype, self._device) for part in (train, valid))
+        self._loss = functools.partial(model_loss, plan.task)
         start = {name: self._put(value) for name, value in weights.items()}
         self._plain = _PlainRun(self._loss, start, plan)
         if plan.tuned:
@@ -90,13 +90,6 @@ class TorchEngine:
         each = torch.from_numpy(segment.rows).to(self._device)
         return [{name: values[rows] for name, values in self._train.items()} for rows in each]
 
-    def _batch(self, part: Part) -> dict[str, Tensor]:
-        labels = part.y.dtype.kind == "i"
-        return {
-            "x": self._put(part.x),
-            "y": torch.tensor(part.y, device=self._device).long() if labels else self._put(part.y),
-        }
-
     def _put(self, array: Array) -> Tensor:
         return torch.tensor(array, dtype=self._dtype, device=self._device)
 
@@ -148,12 +141,22 @@ def _tuner(loss: Any, plan: Plan) -> ng.OnePass:
     )
 
 
-def _loss(task: Task, params: dict[str, Tensor], hparams: Any, batch: dict[str, Tensor]) -> Tensor:
+def model_loss(task: Task, params: dict[str, Tensor], hparams: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Mean squared error, or mean cross entropy, of one hidden ReLU layer."""
     hidden = functional.relu(functional.linear(batch["x"], params["hidden.weight"], params["hidden.bias"]))
     predicted = functional.linear(hidden, params["output.weight"], params["output.bias"])
     if task == "classification":
         return functional.cross_entropy(predicted, batch["y"])
     return functional.mse_loss(predicted, batch["y"])
+
+
+def as_batch(part: Part, dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """x in the dtype, and y in it too unless it holds class numbers."""
+    y = torch.tensor(part.y, device=device)
+    return {
+        "x": torch.tensor(part.x, dtype=dtype, device=device),
+        "y": y.long() if part.y.dtype.kind == "i" else y.to(dtype),
+    }
 
 
 def _device(name: str) -> torch.device:

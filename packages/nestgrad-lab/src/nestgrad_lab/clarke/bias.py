@@ -1,0 +1,86 @@
+"""How far the first hypergradient of a run lies from the derivative through the last steps themselves.
+
+From each random start, ten steps are taken; then one-pass tuning's estimate (a series of five terms) is compared, as a
+raw gradient and hyperparameter by hyperparameter, with reverse mode through exactly the last five of those steps. Once
+with the optimizer's state held constant, as in Clarke et al. 2022, once with it carried.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from nestgrad_lab.clarke.experiment import EVERY, HIDDEN, LOOKBACK
+from nestgrad_lab.clarke.starts import draw_starts
+from nestgrad_lab.data import load
+from nestgrad_lab.engines import backend_named
+from nestgrad_lab.errors import OptionError
+from nestgrad_lab.progress import number
+from nestgrad_lab.settings import DTYPES, require_at_least
+from nestgrad_lab.tables import print_table
+from nestgrad_lab.threads import one_thread
+
+ESTIMATORS = {"weights": "state held constant", "weights_and_state": "state carried"}
+"""WeightUpdate's `carry`, and what to call it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deviation:
+    """Of one estimator in one hyperparameter, over all draws: share of right signs, median relative error and ratio."""
+
+    same_sign: float
+    relative_error: float
+    ratio: float
+
+
+def measure(
+    *, data: str = "uci/energy", draws: int = 200, backend: str | None = None, seed: int = 0, dtype: str = "float32"
+) -> dict[str, dict[str, Deviation]]:
+    """{estimator: {hyperparameter: deviation}}."""
+    require_at_least("--draws", draws, 1)
+    if dtype not in DTYPES:
+        raise OptionError(f"--dtype {dtype!r}, limit: {' or '.join(DTYPES)}. Remedy: name one of these.")
+    chosen, _ = backend_named(backend)
+    first = importlib.import_module(f"nestgrad_lab.clarke.{chosen}_bias").FirstHypergradients
+    found = load(data)
+    with one_thread():
+        runner = first(found.train, found.valid, dtype, EVERY, LOOKBACK)
+        rows = [runner(start) for start in draw_starts(draws, len(found.features), HIDDEN, dtype, seed)]
+    return {carry: _deviations([(row["exact"], row[carry]) for row in rows]) for carry in ESTIMATORS}
+
+
+def _deviations(pairs: list[tuple[Mapping[str, float], Mapping[str, float]]]) -> dict[str, Deviation]:
+    found: dict[str, Deviation] = {}
+    for name in pairs[0][0]:
+        exact, estimate = (np.array([pair[side][name] for pair in pairs]) for side in (0, 1))
+        usable = np.isfinite(exact) & np.isfinite(estimate) & (exact != 0.0)
+        ratio: Any = estimate[usable] / exact[usable]
+        found[name] = Deviation(
+            same_sign=float(np.mean(ratio > 0.0)),
+            relative_error=float(np.median(np.abs(ratio - 1.0))),
+            ratio=float(np.median(ratio)),
+        )
+    return found
+
+
+def report_bias(console: Console | None = None, **options: Any) -> None:
+    """Measure and print one table."""
+    rows = [
+        [
+            ESTIMATORS[carry],
+            name.replace("_", " "),
+            f"{one.same_sign:.1%}",
+            f"{one.relative_error:.1%}",
+            number(one.ratio),
+        ]
+        for carry, each in measure(**options).items()
+        for name, one in each.items()
+    ]
+    title = f"First hypergradient against reverse mode through the last {LOOKBACK} of {EVERY} steps"
+    columns = ["estimator", "hyperparameter", "same sign", "median relative error", "median ratio"]
+    print_table(console or Console(), title, columns, rows)
