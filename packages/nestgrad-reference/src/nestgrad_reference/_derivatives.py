@@ -136,7 +136,7 @@ def _repair(inner: Any, layout: Carried, hparams: Any, batch: Any) -> Vector | N
         return None
     w, update = layout.vector, weight_update(inner, layout.params)
     g = loss_gradient(inner, layout.params, batch)(w, hparams)
-    slopes = autograd.jacobian(lambda x: update(x, w, layout.opt_state, hparams)[0])(g)
+    slopes = autograd.jacobian(lambda x: update(x, w, layout.opt_state, hparams)[0])(g)  # pyright: ignore[reportCallIssue]
     return np.asarray(slopes).reshape(w.size, w.size) @ np.ones(w.size)
 
 

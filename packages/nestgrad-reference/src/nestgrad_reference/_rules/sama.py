@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import autograd
 import numpy as np
 
@@ -17,13 +19,14 @@ from nestgrad_reference._tree import flatten
 def sama(spec: SAMA, call: Call) -> HyperGradient:
     """v = (∂u/∂g)ᵀ ∂L_out/∂w, the Jacobian dense; the optimizer's hyperparameters without their part in it."""
     call.require_connected()
-    inner, (w, _) = call.problem.inner, flatten(call.params)
+    inner: Any = call.problem.inner
+    w, _ = flatten(call.params)
     state = carried(inner, call.params, call.hparams, call.opt_state, whole=False).opt_state
     loss, slope, direct = outer_gradients(call.problem.outer_loss, call.params, call.hparams, call.outer_batch)
     g, update = loss_gradient(inner, call.params, call.inner_batch)(w, call.hparams), weight_update(inner, call.params)
     with independence_is_no_news():
-        jacobian = autograd.jacobian(lambda x: update(x, w, state, call.hparams)[0])(g).reshape(w.size, w.size)
-    v = jacobian.T @ slope
+        jacobian = autograd.jacobian(lambda x: update(x, w, state, call.hparams)[0])(g)  # pyright: ignore[reportCallIssue]
+    v = np.asarray(jacobian).reshape(w.size, w.size).T @ slope
     found = Outcome(
         loss=loss,
         direct=direct,

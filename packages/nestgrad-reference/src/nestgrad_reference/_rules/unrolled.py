@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nestgrad import HyperGradient, Unrolled, UnsupportedOptimizer, WeightUpdate
@@ -62,7 +64,8 @@ def _forward(steps: list[tuple[np.ndarray, np.ndarray]], seed: Vector) -> tuple[
 
 
 def _require_reversible(call: Call) -> None:
-    rule = functional_optimizer(call.problem.inner, call.hparams)
+    inner: Any = call.problem.inner
+    rule = functional_optimizer(inner, call.hparams)
     if not isinstance(rule, ReversibleSGD):
         raise UnsupportedOptimizer(
             f"Unrolled(mode='reversible'): optimizer {type(rule).__name__}, limit: ReversibleSGD. "

@@ -55,9 +55,11 @@ def is_finite(*arrays: np.ndarray | None) -> bool:
     return all(np.isfinite(array).all() for array in arrays if array is not None)
 
 
-def no_number(rhs: Vector, status: Status, **numbers: float) -> Solve:
+def no_number(rhs: Vector, status: Status, asymmetry: float = math.nan) -> Solve:
     """A failed solve: NaN, and nothing that looks like an answer."""
-    return Solve(solution=np.full_like(rhs, np.nan), status=status, residual_norm=math.nan, steps=0, **numbers)
+    return Solve(
+        solution=np.full_like(rhs, np.nan), status=status, residual_norm=math.nan, steps=0, asymmetry=asymmetry
+    )
 
 
 def begin(rhs: Vector, extras: Extras) -> Vector:

@@ -111,7 +111,7 @@ class HypergradientDescent:
 
         require_paths([moved], values, "the weight update at a fixed gradient")
         with independence_is_no_news():
-            jacobian = autograd.jacobian(lambda x: moved(shape_hparams(x)))(h)
+            jacobian = autograd.jacobian(lambda x: moved(shape_hparams(x)))(h)  # pyright: ignore[reportCallIssue]
         return np.asarray(jacobian).reshape(w.size, h.size)
 
     def _hypergradient(self, by_values: np.ndarray, g: Vector, loss: float, params: Any, values: Any) -> HyperGradient:
