@@ -139,8 +139,14 @@ class Batches:
         """body(carry, x, batch) -> (carry, y) over the steps; ys in the form that xs takes in another loop."""
 
         def apart(c: Any, x: Any, batch: Any) -> tuple[Any, Any]:
-            # Steps are compiled alike wherever they stand, so that taking them again gives the same bits.
-            return lax.optimization_barrier(body(*lax.optimization_barrier((c, x, batch))))
+            # As the branch of a condition a step is compiled by itself, and so alike wherever it stands: taking it
+            # again gives the same bits. The branch not taken is that of an entry that is NaN, which stays NaN.
+            floats = [leaf for leaf in jax.tree.leaves(c) if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size]
+            if not floats:
+                return body(c, x, batch)
+            first, shapes = floats[0].ravel()[0], jax.eval_shape(body, c, x, batch)
+            spare = jax.tree.map(lambda leaf: jnp.full(leaf.shape, _filler(leaf.dtype)), shapes)
+            return lax.cond(first == first, body, lambda *_: spare, c, x, batch)  # noqa: PLR0124
 
         if self.listed is None:
             return lax.scan(
@@ -165,3 +171,7 @@ def _strong(tree: Any) -> Any:
 def _like(tree: Any, old: Any) -> Any:
     """The tree in the dtypes of the one before it."""
     return jax.tree.map(lambda new, before: lax.convert_element_type(new, before.dtype), tree, old)
+
+
+def _filler(dtype: Any) -> Array:
+    return jnp.asarray(jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0, dtype)
