@@ -1,7 +1,10 @@
+import pytest
+
 from nestgrad_conformance import parametrize_with_checks
 from nestgrad_torch.testing import harness
 
 
+@pytest.mark.filterwarnings("ignore::nestgrad.ZeroHypergradient")  # some problems have a hypergradient of zero
 @parametrize_with_checks(harness(), max_examples=20)
 def test_conformance(run):
     run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +18,10 @@ from nestgrad import (
     Implicit,
     Inner,
     InvalidInput,
+    ProximalGradient,
     UnsupportedSpec,
     WeightUpdate,
+    ZeroHypergradient,
     require_batches,
     require_legal,
     tree,
@@ -28,6 +31,7 @@ from nestgrad_torch._derivatives import linearize
 from nestgrad_torch._rules import METHODS, Call
 from nestgrad_torch._rules._call import vector_like
 from nestgrad_torch._rules.implicit import Extras, extras_of, implicit, implicit_jvp, solve_forward
+from nestgrad_torch._second_order import second_order
 from nestgrad_torch._solvers import SOLVERS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, untouched
 
@@ -75,8 +79,10 @@ def hypergradient(
         key=key,
         throw=throw,
     )
-    with untouched(call.point):
-        return METHODS(method, call)
+    with untouched(call.point), second_order(call.point.module):
+        found = METHODS(method, call)
+    _warn_of_zeros(call, method, found)
+    return found
 
 
 @torch.inference_mode(mode=False)
@@ -103,7 +109,7 @@ def hypergradients(
     call = _call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state, key=key, throw=throw)
     for batch in outer_batches:
         check_matching(call.point, outer_batch=batch)
-    with untouched(call.point):
+    with untouched(call.point), second_order(call.point.module):
         place = call.place()
         linear = linearize(problem.inner, place, inner_batch, opt_state)
         linear.damping = method.damping
@@ -147,7 +153,7 @@ def hypergradient_jvp(
         throw=throw,
     )
     along = _like_hparams(direction, call.hparams, call.point.leaves[0])
-    with untouched(call.point):
+    with untouched(call.point), second_order(call.point.module):
         place = call.place()
         linear = linearize(problem.inner, place, inner_batch, opt_state)
         linear.damping = method.damping
@@ -181,7 +187,7 @@ def best_response_jacobian(
     _require_implicit("best_response_jacobian", method)
     problem = BilevelProblem(inner=inner, outer_loss=_no_outer_loss)
     call = _call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state, throw=throw)
-    with untouched(call.point):
+    with untouched(call.point), second_order(call.point.module):
         place = call.place()
         linear = linearize(inner, place, inner_batch, opt_state)
         linear.damping = method.damping
@@ -219,7 +225,7 @@ def newton(
         )
     problem = BilevelProblem(inner=inner, outer_loss=_no_outer_loss)
     call = _call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state)
-    with untouched(call.point):
+    with untouched(call.point), second_order(call.point.module):
         place = call.place()
         linear = linearize(inner, place, inner_batch, opt_state)
         residual = linear.residual.detach()
@@ -240,6 +246,29 @@ def _call(problem: BilevelProblem, params: Any, hparams: Any, **given: Any) -> C
     batches = {name: given[name] for name in ("inner_batch", "inner_batches", "outer_batch") if name in given}
     check_matching(point, hparams=hparams, **batches)
     return Call(problem=problem, point=point, hparams=hparams, **given)
+
+
+def _warn_of_zeros(call: Call, method: Any, found: HyperGradient) -> None:
+    """Give ZeroHypergradient for a hyperparameter whose total is exactly zero though the adjoint is not.
+
+    Not where zero is common and right: in a WeightUpdate from a fresh state, whose empty momentum has no effect on its
+    first step; in a ProximalGradient, with no active entry; in methods that have no adjoint of their own.
+    """
+    inner = call.problem.inner
+    first = isinstance(inner, WeightUpdate) and call.opt_state is None
+    usual = first or isinstance(inner, ProximalGradient) or not isinstance(method, Implicit)
+    if usual or not found.status.ok or not found.stats.adjoint_norm > 0.0:
+        return
+    named = {name: leaf for name, leaf in tree.named_leaves(found.total).items() if leaf.numel()}
+    largest = torch.stack([leaf.abs().max() for leaf in named.values()]).tolist() if named else []
+    for name, size in zip(named, largest, strict=True):
+        if size == 0.0:
+            warnings.warn(
+                f"hparams[{name!r}]: hypergradient exactly 0, limit: not 0, while the adjoint has the norm "
+                f"{found.stats.adjoint_norm:.3g}. Remedy: nestgrad_torch.check(...), which tells whether it acts.",
+                ZeroHypergradient,
+                stacklevel=4,
+            )
 
 
 def _require_method(method: Any) -> None:

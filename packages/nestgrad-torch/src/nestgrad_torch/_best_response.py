@@ -26,6 +26,7 @@ from nestgrad import (
 from nestgrad_torch._derivatives import Linearization, Place, linearize
 from nestgrad_torch._residual import residual
 from nestgrad_torch._rules.implicit import Extras, solve_adjoint, solve_forward
+from nestgrad_torch._second_order import second_order
 from nestgrad_torch._tree import as_hparams, flat, split
 
 Solver = Callable[[Any, Any], Any]
@@ -95,7 +96,7 @@ class Problem:
 
     def linearize(self, weights: Tensor, leaves: Sequence[Tensor]) -> Linearization:
         """F with a graph of its own."""
-        with torch.inference_mode(mode=False), torch.enable_grad():
+        with torch.inference_mode(mode=False), torch.enable_grad(), second_order(None):
             fresh = [leaf.detach().requires_grad_() for leaf in leaves]
             hparams, batch = self.given(fresh)
             start = weights.detach().clone().requires_grad_()
@@ -297,8 +298,8 @@ def _as_tensor(name: str, leaf: Any, dtype: torch.dtype, like: Tensor) -> Tensor
         value = None
     if value is None or value.is_complex() or value.dtype == torch.bool:
         raise InvalidInput(
-            f"best_response: the solver returned {type(leaf).__name__} for params[{name!r}], limit: a real tensor, array "
-            "or number. Remedy: return a tree of them, and anything else by has_aux."
+            f"best_response: the solver returned {type(leaf).__name__} for params[{name!r}], limit: a real tensor, "
+            "array or number. Remedy: return a tree of them, and anything else by has_aux."
         )
     value = value.detach().to(dtype)
     return value.clone() if isinstance(leaf, Tensor) else value

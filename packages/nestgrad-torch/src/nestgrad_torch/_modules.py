@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestgrad import InvalidInput
+from nestgrad import UnsupportedModule
 
 Place = tuple[dict[str, Any], str, str]
 """The table that a layer keeps the tensor in, its key there, and the name of the tensor in the module."""
@@ -22,10 +22,7 @@ class Places:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        if any(isinstance(layer, torch.jit.ScriptModule) for layer in module.modules()):
-            raise InvalidInput(
-                "params: 1 or more scripted layers, limit 0. Remedy: pass the module as it was before torch.jit."
-            )
+        _require_plain(module)
         self.module = module
         trainable = [(n, p) for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad]
         self._params = _places(module, trainable, "_parameters")
@@ -47,6 +44,32 @@ class Places:
         finally:
             for table, key, tensor in own:
                 table[key] = tensor
+
+
+def _require_plain(module: nn.Module) -> None:
+    """Refuse layers whose tensors cannot be replaced, or whose forward pass is not what autograd sees."""
+    for name, layer in module.named_modules():
+        found = _wrapping(layer)
+        if found is not None:
+            what, remedy = found
+            raise UnsupportedModule(
+                f"params: layer {name or 'the module itself'!r} is {what}, limit: 0 such layers. Remedy: pass {remedy}."
+            )
+
+
+def _wrapping(layer: nn.Module) -> tuple[str, str] | None:
+    """(what is wrong with a layer, what to pass instead)."""
+    kind = type(layer)
+    if isinstance(layer, torch.jit.ScriptModule):
+        return "scripted", "the module as it was before torch.jit"
+    if kind.__module__.startswith("torch._dynamo") or getattr(layer, "_compiled_call_impl", None) is not None:
+        return "compiled by torch.compile", "the module as it was before, which a compiled one holds as ._orig_mod"
+    bases = {base.__name__ for base in kind.__mro__ if base.__module__.startswith("torch.")}
+    if bases & {"DataParallel", "DistributedDataParallel"}:
+        return f"a {kind.__name__}", "its .module, and average the hypergradients of the workers yourself"
+    if bases & {"FullyShardedDataParallel", "FSDPModule"}:
+        return f"a {kind.__name__}", "the module as it was before it was sharded"
+    return None
 
 
 def _places(module: nn.Module, named: Iterable[tuple[str, Tensor]], table: str) -> list[Place]:

@@ -44,6 +44,7 @@ class Params:
                 f"params: 0 trainable entries in {len(named)} leaves, limit: at least 1. "
                 "Remedy: pass tensors, or set requires_grad."
             )
+        _require_wide(next(iter(named.items())))
         _require_distinct(named)
         self.names = list(named)
         self.leaves: list[Tensor] = list(named.values())
@@ -103,6 +104,16 @@ def _require_differentiable(name: str, leaf: Any) -> None:
             "Remedy: convert it, or let the loss close over constants."
         )
     _require_usable(f"params[{name!r}]", leaf)
+
+
+def _require_wide(first: tuple[str, Tensor]) -> None:
+    """Refuse half precision; a leaf that differs from the first is refused as such."""
+    name, leaf = first
+    if leaf.dtype not in {torch.float32, torch.float64}:
+        raise InvalidInput(
+            f"params[{name!r}]: got {leaf.dtype}, limit: torch.float32 or torch.float64, since products with the "
+            "Jacobian underflow below. Remedy: keep a float32 copy of the params and cast it inside the loss."
+        )
 
 
 def _require_usable(name: str, leaf: Tensor) -> None:

@@ -112,9 +112,9 @@ def _warn_of_start(init_params: Any) -> None:
     for name, leaf in tree.named_leaves(init_params).items():
         if isinstance(leaf, Tensor) and leaf.requires_grad:
             warnings.warn(
-                f"init_params[{name!r}]: requires grad, and its derivative is 0, limit: no start that is differentiated "
-                "in, since a solution does not depend on where the solver began. Remedy: .detach() it, or unroll the "
-                "solver with Unrolled.",
+                f"init_params[{name!r}]: requires grad, and its derivative is 0, limit: no start that is "
+                "differentiated in, since a solution does not depend on where the solver began. "
+                "Remedy: .detach() it, or unroll the solver with Unrolled.",
                 ZeroHypergradient,
                 stacklevel=4,
             )
@@ -128,7 +128,8 @@ def _spec_of(solve: Any, eps: float) -> Any:
     if callable(solve):
         return Given(solve, rtol=eps**0.5)
     raise InvalidInput(
-        f"solve: got {solve!r}, limit: a solver spec or a function solve(matvec, b). Remedy: LSMR(rtol=1e-8, max_steps=500)."
+        f"solve: got {solve!r}, limit: a solver spec or a function solve(matvec, b). "
+        "Remedy: LSMR(rtol=1e-8, max_steps=500)."
     )
 
 

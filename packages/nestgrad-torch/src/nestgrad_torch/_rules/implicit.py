@@ -24,6 +24,7 @@ from nestgrad import (
 )
 from nestgrad_torch._derivatives import Linearization, kink_distance, linearize
 from nestgrad_torch._rules._call import METHODS, Call
+from nestgrad_torch._second_order import require_twice_differentiable
 from nestgrad_torch._solvers import SOLVERS, Solve, System
 from nestgrad_torch._tree import flat
 
@@ -47,6 +48,7 @@ def of_call(spec: Implicit, call: Call) -> HyperGradient:
     """The rule of the method table."""
     place = call.place()
     linear = linearize(call.problem.inner, place, call.inner_batch, call.opt_state)
+    require_twice_differentiable(linear.residual, call.point.module)
     linear.damping = spec.damping
     outer = call.outer_loss(place)
     return implicit(spec, linear, outer, place.weights, call.hparams, throw=call.throw, extras=extras_of(call, linear))

@@ -22,6 +22,7 @@ from nestgrad import (
 )
 from nestgrad_torch._derivatives import Place, gradient, gradient_with_graph, linearize, scalar_loss
 from nestgrad_torch._rules.implicit import implicit
+from nestgrad_torch._second_order import second_order
 from nestgrad_torch._tree import Params, check_matching, split
 from nestgrad_torch.tuners._base import (
     Tuner,
@@ -81,7 +82,8 @@ class OnePass(Tuner):
             check_matching(point, hparams=state["hparams"], inner_batch=inner_batch, outer_batch=outer_batch)
         after: OnePassState = {**state, "step": state["step"] + 1, "buffers": point.fresh_buffers()}
         if tuned:
-            loss, found = self._tune(after, point, state, inner_batch, outer_batch)
+            with second_order(point.module):
+                loss, found = self._tune(after, point, state, inner_batch, outer_batch)
             settings = self.values(after)
         else:
             settings, found = self._recall.about(state["hparams"])

@@ -24,6 +24,7 @@ from nestgrad import (
 from nestgrad_torch._derivatives import scalar_loss
 from nestgrad_torch._rules.implicit import require_connected
 from nestgrad_torch._rules.unrolled import units
+from nestgrad_torch._second_order import second_order
 from nestgrad_torch._steps import Moment, Pieces, Steps, traced
 from nestgrad_torch._tree import Params, check_matching, flat, split
 from nestgrad_torch.tuners._base import (
@@ -87,13 +88,15 @@ class RealTime(Tuner):
         values = tree.unflatten(settings, leaves)
         before, losses = self._moment(point, state), []
         steps = Steps(self._noting(losses), point)
-        reached, pieces = traced(steps, before, values, leaves, inner_batch)
+        with second_order(point.module):
+            reached, pieces = traced(steps, before, values, leaves, inner_batch)
+            rows = self._carried(state["sensitivities"], before, pieces, leaves)
         after: RealTimeState = {
             **state,
             "params": tree.map(torch.clone, point.plain(reached.weights)),
             "opt_state": reached.opt_state,
             "buffers": reached.buffers,
-            "sensitivities": self._carried(state["sensitivities"], before, pieces, leaves),
+            "sensitivities": rows,
             "step": count,
         }
         tuned = count % self.every == 0
