@@ -13,6 +13,7 @@ from nestgrad_jax._backend import hypergradient_jvp as hypergradient_jvp
 from nestgrad_jax._backend import hypergradients as hypergradients
 from nestgrad_jax._backend import supports as supports
 from nestgrad_jax._best_response import best_response as best_response
+from nestgrad_jax._preflight import check as check
 from nestgrad_jax._response import best_response_jacobian as best_response_jacobian
 from nestgrad_jax._response import newton_step as newton_step
 from nestgrad_jax._verify import verify as verify

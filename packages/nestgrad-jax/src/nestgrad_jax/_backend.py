@@ -23,14 +23,16 @@ from nestgrad import (
     require_batches,
     require_legal,
 )
-from nestgrad_jax._calls import as_call, as_direction, require_hashable, settled
+from nestgrad_jax._calls import as_call, as_direction, require_hashable, settled, trees_of
 from nestgrad_jax._derivatives import linearize, outer_gradients
+from nestgrad_jax._explain import explained
 from nestgrad_jax._rules import bome, darts, penalty, pes, sama, unrolled  # noqa: F401  (fills the table)
 from nestgrad_jax._rules._common import METHODS, Call
 from nestgrad_jax._rules.implicit import several, tangent
 from nestgrad_jax._rules.reversible import reversible
 from nestgrad_jax._solvers._common import SOLVERS
 from nestgrad_jax._tree import check_arguments, is_traced
+from nestgrad_jax._warn import note_compilation, warn_of_zeros
 
 
 def hypergradient(
@@ -73,8 +75,12 @@ def hypergradient(
         key=key,
     )
     undone = isinstance(method, Unrolled) and method.mode == "reversible"
-    found: HyperGradient = reversible(method, problem, given) if undone else _compiled(problem, method, given)
-    return _reported(found, method, given, throw=throw)
+    with explained("hypergradient", **trees_of(given)):
+        found: HyperGradient = reversible(method, problem, given) if undone else _compiled(problem, method, given)
+    found = _reported(found, method, given, throw=throw)
+    if isinstance(found.status, Status):
+        warn_of_zeros(problem.inner, method, opt_state, found)
+    return found
 
 
 def hypergradients(
@@ -100,7 +106,9 @@ def hypergradients(
     given = as_call(
         params, hparams, inner_batch=inner_batch, outer_batch=list(outer_batches), opt_state=opt_state, key=key
     )
-    return [_reported(found, method, given, throw=throw) for found in _compiled_several(problem, method, given)]
+    with explained("hypergradients", **trees_of(given)):
+        results = _compiled_several(problem, method, given)
+    return [_reported(found, method, given, throw=throw) for found in results]
 
 
 def hypergradient_jvp(
@@ -136,7 +144,8 @@ def hypergradient_jvp(
         key=key,
     )
     check_arguments(direction=direction)
-    found: HyperGradientJVP = _compiled_tangent(problem, method, given, direction)
+    with explained("hypergradient_jvp", **trees_of(given), direction=direction):
+        found: HyperGradientJVP = _compiled_tangent(problem, method, given, direction)
     return _reported(found, method, given, throw=throw)
 
 
@@ -147,6 +156,7 @@ def supports(spec_type: type) -> bool:
 
 @partial(jax.jit, static_argnames=("problem", "method"))
 def _compiled(problem: BilevelProblem, method: Any, given: Call) -> HyperGradient:
+    note_compilation(problem, method, given)
     return METHODS(method, problem, settled(given))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import jax
@@ -63,3 +63,8 @@ def require_hashable(caller: str, **specs: Any) -> None:
                 f"{caller}: {title} is not hashable ({error}), limit: functions and numbers, as it is static "
                 "under jit. Remedy: write the loss as a function, and pass its arrays by hparams or the batch."
             ) from error
+
+
+def trees_of(given: Call) -> dict[str, Any]:
+    """The call's trees by name, for messages."""
+    return {field.name: getattr(given, field.name) for field in fields(given) if field.name != "key"}

@@ -11,8 +11,9 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from nestgrad import Implicit, Stats, Status, UnsupportedSpec, WeightUpdate, error_for, require_legal
-from nestgrad_jax._calls import as_call, require_hashable, settled
+from nestgrad_jax._calls import as_call, require_hashable, settled, trees_of
 from nestgrad_jax._derivatives import linearize
+from nestgrad_jax._explain import explained
 from nestgrad_jax._rules._common import Call
 from nestgrad_jax._rules.implicit import responses, solve_scaled
 from nestgrad_jax._tree import is_traced, tree_norm
@@ -35,7 +36,8 @@ def best_response_jacobian(
     """
     _require_implicit("best_response_jacobian", inner, method)
     given = as_call(params, hparams, inner_batch=inner_batch, opt_state=opt_state)
-    jacobian, status, stats = _compiled_jacobian(inner, method, given)
+    with explained("best_response_jacobian", **trees_of(given)):
+        jacobian, status, stats = _compiled_jacobian(inner, method, given)
     if not is_traced((given, status)) and throw and not (ended := Status(int(status))).ok:
         raise error_for(ended, method, stats)
     return jacobian
@@ -56,7 +58,8 @@ def newton_step(
     method = Implicit(solver=solver)
     _require_implicit("newton_step", inner, method)
     given = as_call(params, hparams, inner_batch=inner_batch, opt_state=opt_state)
-    moved, left = _compiled_newton(inner, method, given)
+    with explained("newton_step", **trees_of(given)):
+        moved, left = _compiled_newton(inner, method, given)
     return moved, left if is_traced((given, left)) else float(left)
 
 

@@ -6,6 +6,7 @@ What jit itself would hide (a float64 array cut to float32, an object that is no
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from nestgrad import DtypeMismatch, InvalidInput, NonDifferentiableHyperparameter
+
+_LEAST_BITS = 32
 
 
 def named_leaves(title: str, tree: Any) -> list[tuple[str, Any]]:
@@ -61,6 +64,11 @@ def as_params(params: Any) -> Any:
             raise InvalidInput(
                 f"{name}: got {jax.typeof(leaf).dtype}, limit: a real floating-point array. "
                 "Remedy: convert it, or let the loss close over constants."
+            )
+        if jnp.finfo(jax.typeof(leaf).dtype).bits < _LEAST_BITS:
+            raise DtypeMismatch(
+                f"{name} is {jax.typeof(leaf).dtype}, limit: float32 or float64, as second derivatives underflow in "
+                "half precision. Remedy: keep params in float32, and cast them inside the loss."
             )
     strong = [jax.typeof(leaf).dtype for _, leaf in named if not jax.typeof(leaf).weak_type]
     return _settled(params, strong[0] if strong else jax.typeof(named[0][1]).dtype)
@@ -164,6 +172,11 @@ def power_of_two(size: Array) -> Array:
     exponent_bits = lax.bitcast_convert_type(jnp.asarray(jnp.inf, size.dtype), kind)
     power = lax.bitcast_convert_type(lax.bitcast_convert_type(size, kind) & exponent_bits, size.dtype)
     return jnp.where((power > 0) & jnp.isfinite(size), power, jnp.ones_like(size))
+
+
+def host_norm(tree: Any) -> float:
+    """|x| over all entries, taken on the host in float64; needs values."""
+    return math.sqrt(sum(float(np.square(np.asarray(leaf, np.float64)).sum()) for leaf in jax.tree.leaves(tree)))
 
 
 def dot(a: Array, b: Array) -> Array:

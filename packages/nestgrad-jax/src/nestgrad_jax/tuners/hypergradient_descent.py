@@ -25,7 +25,7 @@ from nestgrad_jax._connected import reached, require_connected
 from nestgrad_jax._derivatives import functional_optimizer, scalar_loss
 from nestgrad_jax._rules._common import negate, stats_of, truncated
 from nestgrad_jax._rules.implicit import idle
-from nestgrad_jax._tree import check_arguments, check_matching, flat, is_traced, tree_norm
+from nestgrad_jax._tree import check_arguments, check_matching, flat, host_norm, is_traced, tree_norm
 from nestgrad_jax.tuners._leaves import clipped, is_finite, natural, require_inside, start, unconstrained
 from nestgrad_jax.tuners._recall import Recall
 
@@ -81,7 +81,7 @@ class HypergradientDescent:
                 raise error_for(found.status, self, found.stats, where=f"training step {count}")
             if found.status.ok:
                 require_inside(self.spaces, info.hparams)
-            self._watch.see(float(tree_norm(found.total)), step=count)
+            self._watch.see(host_norm(found.total), step=count)
         return after, replace(info, tuned=count > 1, hypergradient=found)
 
     def values(self, state: DescentState) -> Any:

@@ -21,6 +21,7 @@ from nestgrad import (
     Space,
     Status,
     UnsupportedOptimizer,
+    Watch,
     WeightUpdate,
     check_one_pass,
     error_for,
@@ -29,9 +30,10 @@ from nestgrad import (
     require_initial,
 )
 from nestgrad_jax._derivatives import functional_optimizer, linearize, outer_gradients, scalar_loss
+from nestgrad_jax._explain import explained
 from nestgrad_jax._rules.implicit import idle, implicit
 from nestgrad_jax._space_ops import OPS
-from nestgrad_jax._tree import as_hparams, as_params, check_arguments, check_matching, is_traced
+from nestgrad_jax._tree import as_hparams, as_params, check_arguments, check_matching, host_norm, is_traced
 from nestgrad_jax.tuners._recall import Recall
 
 
@@ -67,7 +69,7 @@ class OnePass:
         self.problem, self.spaces, self.every, self.method = problem, hparams, every, method
         self.outer_optimizer, self.throw = outer_optimizer, throw
         self._update = update
-        self._recall = Recall(self._natural)
+        self._recall, self._watch = Recall(self._natural), Watch()
         self._train_jitted = jax.jit(self._train)
         self._tune_jitted = jax.jit(self._tune)
 
@@ -92,6 +94,15 @@ class OnePass:
     def step(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         """One training step, and a hyper step when `every` divides the count; the state passed in is not changed."""
         check_arguments(inner_batch=inner_batch, outer_batch=outer_batch)
+        with explained("OnePass.step", state=state, inner_batch=inner_batch, outer_batch=outer_batch):
+            return self._stepped(state, inner_batch, outer_batch)
+
+    def values(self, state: OnePassState) -> Any:
+        """The hyperparameters' natural values, a tree shaped like hparams."""
+        return self._recall.about(state["hparams"])[0]
+
+    def _stepped(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
+        """`step`, with JAX's errors as they are."""
         if is_traced(state["step"]):
             due = (state["step"] + 1) % self.every == 0
             return lax.cond(due, self._tune, self._only_train, state, inner_batch, outer_batch)
@@ -102,10 +113,6 @@ class OnePass:
             after, info = self._train_now(state, inner_batch)
         self._recall.keep_count(after["step"], count)
         return after, info
-
-    def values(self, state: OnePassState) -> Any:
-        """The hyperparameters' natural values, a tree shaped like hparams."""
-        return self._recall.about(state["hparams"])[0]
 
     def _train_now(self, state: OnePassState, inner_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         """A training step, known on the host to be no more: leaves and outer state stay where they are."""
@@ -128,6 +135,7 @@ class OnePass:
         if self.throw and not status.ok and not _is_finite(found):
             raise error_for(status, self.method, found.stats, where=f"training step {count}")
         self._recall.keep_values(after["hparams"], info.hparams)
+        self._watch.see(host_norm(found.total), step=count)
         return after, replace(info, tuned=True, hypergradient=replace(found, status=status))
 
     def _train(

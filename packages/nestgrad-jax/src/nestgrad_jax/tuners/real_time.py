@@ -26,7 +26,7 @@ from nestgrad_jax._derivatives import Outer, floating_leaves, outer_gradients, s
 from nestgrad_jax._rules._common import stats_of, truncated
 from nestgrad_jax._rules._steps import Steps
 from nestgrad_jax._rules.implicit import idle
-from nestgrad_jax._tree import check_arguments, check_matching, flat, is_traced, tree_norm
+from nestgrad_jax._tree import check_arguments, check_matching, flat, host_norm, is_traced, tree_norm
 from nestgrad_jax.tuners._leaves import clipped, is_finite, natural, require_outer_optimizer, start
 from nestgrad_jax.tuners._recall import Recall
 
@@ -91,7 +91,7 @@ class RealTime:
         found: HyperGradient = replace(info.hypergradient, status=Status(int(info.hypergradient.status)))
         if self.throw and not found.status.ok and not is_finite(found):
             raise error_for(found.status, self, found.stats, where=f"training step {count}")
-        self._watch.see(float(tree_norm(found.total)), step=count)
+        self._watch.see(host_norm(found.total), step=count)
         return after, replace(info, tuned=True, hypergradient=found)
 
     def values(self, state: RealTimeState) -> Any:

@@ -1,0 +1,72 @@
+"""JAX's own errors, turned into those of nestgrad where the cause is known: a name, a number and a remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from jax import Array
+from jax.core import Tracer
+
+from nestgrad import DisconnectedHyperparameter, DoubleBackwardUnsupported, InvalidInput, NestgradError
+from nestgrad_jax._tree import named_leaves
+
+
+@contextmanager
+def explained(caller: str, **trees: Any) -> Iterator[None]:
+    """Run a call on these arguments; errors of JAX whose cause is known become ours, others pass as they are."""
+    try:
+        yield
+    except NestgradError:
+        raise
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        if (ours := _translated(caller, error, trees)) is None:
+            raise
+        raise ours from error
+
+
+def _translated(caller: str, error: Exception, trees: dict[str, Any]) -> NestgradError | None:
+    text = str(error)
+    if "has been deleted" in text or "donated" in text:
+        return _deleted(caller, trees)
+    if isinstance(error, (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)):
+        return DisconnectedHyperparameter(
+            f"{caller}: 1 traced value is made a Python number or a NumPy array inside a loss, limit 0, as no "
+            "derivative passes through it. Remedy: use jax.numpy, and no float(), .item(), int() or np.asarray()."
+        )
+    if "lax.while_loop" in text and "Reverse-mode" in text:
+        return _second(caller, "lax.while_loop, or fori_loop with traced bounds,", "lax.scan or static bounds")
+    if "custom_vjp" in text and "forward-mode" in text:
+        return _second(caller, "a jax.custom_vjp function", "jax.custom_jvp, which works in both modes")
+    if "callbacks do not support JVP" in text:
+        return _second(caller, "a host callback (jax.pure_callback or io_callback)", "jax.numpy, or best_response")
+    if found := re.search(r"[Dd]ifferentiation rule for '([\w-]+)' not implemented", text):
+        return _second(caller, f"the operation {found[1]!r}", "an operation that JAX differentiates")
+    if re.search(r"incompatible shapes|same shape|Incompatible shapes|must be equal", text) and "pytree" not in text:
+        shapes = re.findall(r"\(\d[\d, ]*\)", text)
+        return InvalidInput(
+            f"{caller}: shapes {', '.join(shapes) or 'in a loss'} do not go together, limit: equal sizes "
+            f"({text.splitlines()[0]}). Remedy: give batches and params sizes that fit."
+        )
+    return None
+
+
+def _second(caller: str, what: str, instead: str) -> DoubleBackwardUnsupported:
+    return DoubleBackwardUnsupported(
+        f"{caller}: {what} stands between params and a loss, with 0 of the 2 derivatives in the mode needed, limit 2. "
+        f"Remedy: use {instead}."
+    )
+
+
+def _deleted(caller: str, trees: dict[str, Any]) -> InvalidInput | None:
+    for title, tree in trees.items():
+        for name, leaf in named_leaves(title, tree):
+            if isinstance(leaf, Array) and not isinstance(leaf, Tracer) and leaf.is_deleted():
+                return InvalidInput(
+                    f"{caller}: {name} has 0 live buffers, limit 1: it was donated or deleted. "
+                    "Remedy: pass the array that the donating call returned, or leave donate_argnums out."
+                )
+    return None
