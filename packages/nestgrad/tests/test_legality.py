@@ -14,7 +14,6 @@ from nestgrad import (
     MINRES,
     PES,
     SAMA,
-    SOLVERS,
     SPECS,
     TRAITS,
     Dense,
@@ -97,7 +96,6 @@ def test_a_combination_is_legal_exactly_where_its_definition_makes_sense(inner, 
 def test_every_method_and_trait_is_a_known_spec():
     assert set(INNERS_OF) <= set(SPECS.values())
     assert set(TRAITS) <= set(SPECS.values())
-    assert set(SOLVERS) <= set(SPECS.values())
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nestgrad import BilevelProblem, HyperGradient, Implicit, require_batches, require_legal
-from nestgrad._problem import INNERS
+from nestgrad import INNERS, BilevelProblem, HyperGradient, Implicit, require_batches, require_legal
 from nestgrad_reference._connected import require_connected
 from nestgrad_reference._derivatives import linearize, outer_gradients
 from nestgrad_reference._forward import require_implicit

@@ -10,7 +10,6 @@ from nestgrad import tree as tree
 from nestgrad._backend import GROUP as GROUP
 from nestgrad._backend import NOT_BUILT as NOT_BUILT
 from nestgrad._backend import OPTIONAL as OPTIONAL
-from nestgrad._backend import SOLVERS as SOLVERS
 from nestgrad._backend import SPECS as SPECS
 from nestgrad._backend import Backend as Backend
 from nestgrad._backend import Rules as Rules
@@ -66,6 +65,7 @@ from nestgrad._preflight import Finding as Finding
 from nestgrad._preflight import Probe as Probe
 from nestgrad._preflight import examine_probe as examine_probe
 from nestgrad._preflight import report_findings as report_findings
+from nestgrad._problem import INNERS as INNERS
 from nestgrad._problem import BilevelProblem as BilevelProblem
 from nestgrad._problem import FixedPoint as FixedPoint
 from nestgrad._problem import Inner as Inner

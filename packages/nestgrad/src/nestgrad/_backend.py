@@ -95,7 +95,7 @@ class Backend(Protocol):
         ...
 
 
-SOLVERS: tuple[type, ...] = (
+_SOLVERS: tuple[type, ...] = (
     Dense,
     CG,
     MINRES,
@@ -109,7 +109,7 @@ SOLVERS: tuple[type, ...] = (
     Identity,
 )
 
-SPECS: dict[str, type] = {spec.__name__: spec for spec in (*INNERS, *INNERS_OF, *SOLVERS)}
+SPECS: dict[str, type] = {spec.__name__: spec for spec in (*INNERS, *INNERS_OF, *_SOLVERS)}
 """Every spec that a backend may support, by name: inner problems, methods, solvers."""
 
 OPTIONAL: tuple[str, ...] = (
