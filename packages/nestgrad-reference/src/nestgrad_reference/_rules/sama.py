@@ -26,7 +26,8 @@ def sama(spec: SAMA, call: Call) -> HyperGradient:
     g, update = loss_gradient(inner, call.params, call.inner_batch)(w, call.hparams), weight_update(inner, call.params)
     with independence_is_no_news():
         jacobian = autograd.jacobian(lambda x: update(x, w, state, call.hparams)[0])(g)  # pyright: ignore[reportCallIssue]
-    v = np.asarray(jacobian).reshape(w.size, w.size).T @ slope
+    jacobian = np.asarray(jacobian).reshape(w.size, w.size)
+    v = jacobian.T @ slope
     found = Outcome(
         loss=loss,
         direct=direct,
