@@ -27,6 +27,7 @@ REFERENCE = Harness(  # not nestgrad_reference.testing's, which imports this pac
     dtypes=("float64",),
     sgd=nestgrad_reference.optim.sgd,
     adam=nestgrad_reference.optim.adam,
+    reversible=nestgrad_reference.optim.reversible_sgd,
 )
 
 

@@ -307,7 +307,7 @@ def preconditioners_change_the_steps_and_not_the_answer(ctx: Context, draw: Draw
     curvature = np.exp(draw.normal(4))
     case = problems.quadratic(draw, 4, 2, H=np.diag(curvature))
     solver = kind(rtol=_tolerance(ctx), max_steps=40)
-    found = ctx.hypergradient(case, solver, preconditioner={"w": 1.0 / curvature})
+    found = ctx.hypergradient(case, solver, throw=False, preconditioner={"w": 1.0 / curvature})
     right = {"shift": problems.quadratic_closed_form(case.rounded(ctx.dtype))}
     scale = problems.quadratic_scale(case)
     ctx.close(found.total, right, 300 * _tolerance(ctx), what="total", scale=scale)

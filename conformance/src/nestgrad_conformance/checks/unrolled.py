@@ -322,3 +322,25 @@ def greedy_rate_of_a_noisy_quadratic_is_stationary(ctx: Context, draw: Draw) -> 
     assert abs(slope) <= bound, f"slope {slope:.3g} at the greedy rate, limit {bound:.3g}"
     higher = case.with_(hparams=1.2 * case.hparams)
     assert float(ctx.numpy(ctx.by_method(higher, Unrolled(num_steps=1)).total)) > 0.0, "no slope above the greedy rate"
+
+
+@check("Unrolled", "WeightUpdate", "reversible", dtypes=("float64",))
+def reversible_unrolling_equals_reverse_mode(ctx: Context, draw: Draw) -> None:
+    """Undoing the steps in place of storing them gives reverse mode's number, for rate, momentum and loss alike."""
+    base = problems.tanh_network(draw)
+    settings = {
+        "lr": np.asarray(0.05 + 0.1 * draw.rng.uniform()),
+        "momentum": np.asarray(draw.rng.integers(20_000, 63_000) / 65_536),  # what the fixed point arithmetic can hold
+    }
+    case = base.with_(hparams={**base.hparams, **settings}, kind="reversible")
+    steps = draw.pick([1, 6], "steps")
+    found = ctx.by_method(case, Unrolled(num_steps=steps, mode="reversible"))
+    right = Context(_reference(), "float64").by_method(case, Unrolled(num_steps=steps))
+    width = sum(np.size(leaf) for leaf in tree.leaves(case.hparams))
+    size = max(float(np.abs(leaf).max()) for leaf in tree.leaves(right.total)) + 0.1
+    for part in ("total", "direct", "indirect"):
+        ctx.close(getattr(found, part), getattr(right, part), 1e-9, what=part, scale=np.full(width, size))
+    every = sum(np.size(leaf) for leaf in tree.leaves(case.params))
+    ctx.close(found.params, right.params, 1e-9, what="params", scale=np.ones(every))
+    stored = ctx.by_method(case, Unrolled(num_steps=steps))
+    ctx.close(stored.total, right.total, 1e-9, what="reverse total", scale=np.full(width, size))

@@ -11,7 +11,7 @@ import numpy as np
 from nestgrad import BilevelProblem, FixedPoint, Inner, Minimize, ProximalGradient, Root, WeightUpdate, tree
 from nestgrad_conformance.harness import Harness
 
-Kind = Literal["minimize", "update", "update with state", "fixed point", "root", "proximal"]
+Kind = Literal["minimize", "update", "update with state", "fixed point", "root", "proximal", "reversible"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,24 @@ class SGDFrom:
         return self.make(hparams["lr"], hparams.get("momentum", 0.0), hparams.get("weight_decay", 0.0))
 
 
+@dataclass(frozen=True)
+class ReversibleFrom:
+    """An optimizer of hparams: reversible_sgd(h["lr"], h["momentum"])."""
+
+    make: Callable[[Any, Any], Any]
+
+    def __call__(self, hparams: Any) -> Any:
+        return self.make(hparams["lr"], hparams["momentum"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A problem to put to any backend.
 
     inner_loss, outer_loss: classes made with a namespace, so that equal problems compare and hash equal; of a fixed
     point or a root, inner_loss is the map or the residual. params, hparams and the batches: NumPy trees. kind: the
-    inner problem; "update" is a WeightUpdate by SGDFrom, "update with state" carries its state. warm_grads: gradients
+    inner problem; "update" is a WeightUpdate by SGDFrom, "update with state" carries its state;
+    "reversible" is one by ReversibleFrom. warm_grads: gradients
     fed to the optimizer once, to give it a state that is not zero. prox: made with the backend's module of proximal maps, a
     function of hparams; step_size goes with it.
     """
@@ -73,6 +84,9 @@ class Case:
             assert self.prox is not None
             maps: Any = backend
             return ProximalGradient(function, self.prox(maps.prox), self.step_size, self.kink_tol)
+        if self.kind == "reversible":
+            assert harness.reversible is not None
+            return WeightUpdate(function, ReversibleFrom(harness.reversible))
         assert harness.sgd is not None
         carry = "weights" if self.kind == "update" else "weights_and_state"
         return WeightUpdate(function, SGDFrom(harness.sgd), carry)
