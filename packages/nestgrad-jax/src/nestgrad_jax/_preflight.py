@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental import checkify
+from jax.flatten_util import ravel_pytree
 
 from nestgrad import (
     BilevelProblem,
@@ -29,7 +30,7 @@ from nestgrad import (
 )
 from nestgrad_jax._calls import as_call, require_hashable, settled
 from nestgrad_jax._connected import reached, require_connected
-from nestgrad_jax._derivatives import linearize, outer_gradients, scalar_loss
+from nestgrad_jax._derivatives import floating_leaves, linearize, outer_gradients, scalar_loss
 from nestgrad_jax._explain import explained
 from nestgrad_jax._rules._common import Call
 from nestgrad_jax._rules._steps import Steps
@@ -169,8 +170,27 @@ def _vector(problem: BilevelProblem, hparams: Any, call: Call) -> Array:
 
 
 @partial(jax.jit, static_argnames="problem")
-def _slopes(problem: BilevelProblem, hparams: Any, call: Call, weights: Array, scale: Array) -> Any:
-    return jax.grad(lambda h: _probed(problem, h, call, weights, scale)[0])(hparams)
+def _slopes(problem: BilevelProblem, call: Call, weights: Array, scale: Array) -> Any:
+    """The derivative of `_probed` in hparams, by the very products that hypergradients are made of."""
+    outer = outer_gradients(problem.outer_loss, call.params, call.hparams, call.outer_batch)
+    direct = outer.pull(jnp.ones_like(outer.loss))[1]
+    return jax.tree.map(lambda a, b: a + scale * b, direct, _pulled(problem, call, weights))
+
+
+def _pulled(problem: BilevelProblem, call: Call, weights: Array) -> Any:
+    """The transposed derivative of `_vector` in hparams, applied to the weights."""
+    if not isinstance(problem.inner, WeightUpdate):
+        return linearize(problem.inner, call.params, call.hparams, call.inner_batch, None).hparam_product(weights)
+    steps = Steps(problem.inner)
+    states = [steps.start(call.params, call.hparams, call.opt_state)]
+    for _ in range(_STEPS - 1):
+        states.append(steps.advance(states[-1], call.hparams, call.inner_batch))
+    floats = [jnp.zeros_like(leaf) for leaf in floating_leaves(states[0][1])[0]]
+    a_w, total = ravel_pytree(call.params)[1](weights), jax.tree.map(jnp.zeros_like, call.hparams)
+    for state in reversed(states):
+        a_w, floats, share = steps.pull(state, call.hparams, call.inner_batch)(a_w, floats)
+        total = jax.tree.map(jnp.add, total, share)
+    return total
 
 
 def _probes(problem: BilevelProblem, call: Call) -> list[Probe]:
@@ -183,7 +203,7 @@ def _probes(problem: BilevelProblem, call: Call) -> list[Probe]:
     inner = float(_probed(problem, call.hparams, call, weights, one)[0]) - level
     # Neither level may drown the other in its rounding.
     scale = jnp.asarray(abs(level / inner) if level and inner and np.isfinite(level / inner) else 1.0, dtype)
-    slopes = jax.tree.leaves(_slopes(problem, call.hparams, call, weights, scale))
+    slopes = jax.tree.leaves(_slopes(problem, call, weights, scale))
     leaves, structure = jax.tree.flatten(call.hparams)
     names = [
         jax.tree_util.keystr(path, simple=True, separator="/")

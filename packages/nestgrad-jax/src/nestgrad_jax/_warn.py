@@ -72,4 +72,17 @@ def _codes(problem: Any) -> list[Any]:
     inner = parts[0]
     functions: list[Callable[..., Any] | None] = [parts[1]]
     functions += [getattr(inner, name, None) for name in ("loss", "optimizer", "map", "residual", "prox")]
-    return [function.__code__ for function in functions if hasattr(function, "__code__")]
+    return [mark for function in functions if hasattr(function, "__code__") for mark in _marks(function)]
+
+
+def _marks(function: Any) -> list[Any]:
+    """The function's code, and what tells its closure from that of other code: the functions that it closes over."""
+    marks: list[Any] = [function.__code__]
+    for cell in function.__closure__ or ():
+        try:
+            held = cell.cell_contents
+        except ValueError:  # an empty cell, of a name that is assigned later
+            continue
+        if callable(held):
+            marks.append(getattr(held, "__code__", id(held)))
+    return marks
