@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from nestgrad import (
@@ -24,6 +24,7 @@ from nestgrad import (
     WeightUpdate,
     tree,
 )
+from nestgrad_torch._second_order import require_twice_differentiable
 from nestgrad_torch._tree import flat, split
 
 
@@ -187,6 +188,7 @@ class Place:
 
     shape: a vector -> params as losses and maps receive them; plain: a vector -> params as a tree of tensors.
     weights: the graph's leaf. hparams: the values, a tree; leaves: the graph's leaves that they came from.
+    module: the nn.Module whose params they are, for names in errors.
     """
 
     shape: Callable[[Tensor], Any]
@@ -194,6 +196,7 @@ class Place:
     weights: Tensor
     hparams: Any
     leaves: list[Tensor]
+    module: nn.Module | None = None
 
 
 def linearize(inner: Any, place: Place, batch: Any, opt_state: Any, *, slope: Tensor | None = None) -> Linearization:
@@ -204,6 +207,7 @@ def linearize(inner: Any, place: Place, batch: Any, opt_state: Any, *, slope: Te
     """
     if isinstance(inner, (Minimize, WeightUpdate, ProximalGradient)) and slope is None:
         loss = scalar_loss(inner.loss, "inner loss", place.shape(place.weights), place.hparams, batch)
+        require_twice_differentiable(loss, place.module)
         slope = gradient_with_graph(loss, place.weights)
     if isinstance(inner, Minimize):
         return Linearization([place.weights], place.leaves, slope, symmetric=True)

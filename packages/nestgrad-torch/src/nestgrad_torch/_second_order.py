@@ -18,6 +18,8 @@ _FUSED = (
     (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
 )
 
+_WEIGHT_NORM = "a parametrization that writes it out, g * v / v.flatten(1).norm(dim=1)"
+
 _NAMED: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("hardsigmoid", ("Hardsigmoid",), "hardsigmoid", "nn.Sigmoid, or (x / 6 + 0.5).clamp(0, 1)"),
     ("hardswish", ("Hardswish",), "hardswish", "nn.SiLU, or x * (x / 6 + 0.5).clamp(0, 1)"),
@@ -33,6 +35,7 @@ _NAMED: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("double backward", (), "a function compiled by torch.compile", "the function as it was before torch.compile"),
     ("use_reentrant", (), "reentrant checkpointing", "checkpoint(..., use_reentrant=False)"),
     ("sparse", ("Embedding",), "a sparse gradient", "nn.Embedding(..., sparse=False)"),
+    ("weight_norm", ("_WeightNorm",), "weight norm's kernel (torch's second derivative of it is wrong)", _WEIGHT_NORM),
     ("once_differentiable", (), "a once_differentiable backward", "a backward made of differentiable operations"),
 )
 """(what the message of torch holds, layer types, the operation, what to use in its place)."""
@@ -78,22 +81,38 @@ def _has_recurrent(module: nn.Module) -> bool:
     return any(isinstance(layer, nn.RNNBase) for layer in module.modules())
 
 
-def require_twice_differentiable(residual: Tensor, module: nn.Module | None) -> None:
-    """Raise DoubleBackwardUnsupported where a once_differentiable backward has cut the inner gradient's graph.
+_TRAPS = {
+    "torch::autograd::Error": "once_differentiable",
+    "CheckpointFunctionBackward": "use_reentrant",
+    "WeightNormInterfaceBackward0": "weight_norm",
+}
+"""Nodes of a graph that torch passes by or differentiates wrongly without a word: the gradient of a backward that may
+run once, layers whose params are no inputs of the checkpoint that they ran in, weight norm's second derivative."""
 
-    torch would go on with the derivative that is left, as if that part of the gradient were constant.
-    """
+
+def require_differentiable(outer_loss: Tensor, module: nn.Module | None) -> None:
+    """Raise DoubleBackwardUnsupported where a first derivative of the outer loss would be cut."""
+    _walk(outer_loss, module, {"CheckpointFunctionBackward": "use_reentrant"})
+
+
+def require_twice_differentiable(result: Tensor, module: nn.Module | None) -> None:
+    """Raise DoubleBackwardUnsupported where the graph of an inner loss or a residual holds one of the traps."""
+    _walk(result, module, _TRAPS)
+
+
+def _walk(result: Tensor, module: nn.Module | None, traps: dict[str, str]) -> None:
     seen: set[Any] = set()
-    queue = [residual.grad_fn]
+    queue = [result.grad_fn]
     while queue:
         node = queue.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.name() == "torch::autograd::Error":
-            named = _named("once_differentiable", module)
-            if named is not None:
-                raise named
+        trap = traps.get(node.name())
+        if trap is not None:
+            for held, kinds, operation, remedy in _NAMED:
+                if held == trap:
+                    raise _error(operation, layers_named(module, kinds), remedy)
         queue.extend(following for following, _ in node.next_functions)
 
 

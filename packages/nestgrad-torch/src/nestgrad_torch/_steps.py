@@ -17,6 +17,7 @@ from nestgrad_torch._derivatives import (
     like_params,
     scalar_loss,
 )
+from nestgrad_torch._second_order import require_twice_differentiable
 from nestgrad_torch._tree import Params, flat
 
 
@@ -62,6 +63,13 @@ class Steps:
 
     inner: Any
     point: Params
+    _audited: list[bool] = field(default_factory=list)
+
+    def _audit(self, loss: Tensor) -> None:
+        """Look at the first step's graph for what has no second derivative."""
+        if not self._audited:
+            require_twice_differentiable(loss, self.point.module)
+            self._audited.append(True)
 
     def start(self, values: Any, opt_state: Any) -> Moment:
         """The state given."""
@@ -83,6 +91,7 @@ class Steps:
             moved = like_params("map", self.inner.map(params, values, batch), self.point.plain(weights))
             return Moment(moved, None, buffers)
         loss = scalar_loss(self.inner.loss, "inner loss", params, values, batch)
+        self._audit(loss)
         slope = gradient_with_graph(loss, weights)
         if isinstance(self.inner, WeightUpdate):
             return self._updated(at, weights, slope, values, buffers, loss)
@@ -95,6 +104,7 @@ class Steps:
         buffers = {name: buffer.clone() for name, buffer in at.buffers.items()}
         weights = at.weights if at.weights.requires_grad else at.weights.detach().requires_grad_()
         loss = scalar_loss(self.inner.loss, "inner loss", self.point.shape(weights, buffers), values, batch)
+        self._audit(loss)
         return gradient_with_graph(loss, weights), buffers
 
     def _updated(

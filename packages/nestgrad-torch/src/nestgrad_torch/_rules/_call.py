@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nestgrad import BilevelProblem, DtypeMismatch, HyperGradient, InvalidInput, Rules, WeightUpdate, tree
 from nestgrad_torch._derivatives import Linearization, Place, scalar_loss
+from nestgrad_torch._second_order import require_differentiable
 from nestgrad_torch._tree import Params, flat, split
 
 
@@ -33,7 +34,7 @@ class Call:
         """New graph leaves with these values."""
         leaves = [h.detach().requires_grad_() for h in tree.leaves(self.hparams)]
         values = tree.unflatten(self.hparams, leaves)
-        return Place(self.point.shape, self.point.plain, self.point.vector(), values, leaves)
+        return Place(self.point.shape, self.point.plain, self.point.vector(), values, leaves, self.point.module)
 
     def batch(self, step: int) -> Any:
         """The inner batch of one step."""
@@ -42,7 +43,9 @@ class Call:
     def outer_loss(self, place: Place) -> Tensor:
         """The outer loss at the place's weights."""
         params = place.shape(place.weights)
-        return scalar_loss(self.problem.outer_loss, "outer_loss", params, place.hparams, self.outer_batch)
+        loss = scalar_loss(self.problem.outer_loss, "outer_loss", params, place.hparams, self.outer_batch)
+        require_differentiable(loss, self.point.module)
+        return loss
 
     def carries_state(self) -> bool:
         """Whether the optimizer state is part of what is differentiated implicitly."""

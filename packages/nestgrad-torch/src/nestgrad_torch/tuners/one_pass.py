@@ -22,7 +22,7 @@ from nestgrad import (
 )
 from nestgrad_torch._derivatives import Place, gradient, gradient_with_graph, linearize, scalar_loss
 from nestgrad_torch._rules.implicit import implicit
-from nestgrad_torch._second_order import second_order
+from nestgrad_torch._second_order import require_twice_differentiable, second_order
 from nestgrad_torch._tree import Params, check_matching, split
 from nestgrad_torch.tuners._base import (
     Tuner,
@@ -100,6 +100,8 @@ class OnePass(Tuner):
         start = tree.unflatten(state["hparams"], leaves)
         values, weights = self._natural(start), point.vector()
         loss = self._inner_loss(point.shape(weights, after["buffers"]), values, inner_batch)
+        if state["step"] < self.every:
+            require_twice_differentiable(loss, point.module)
         slope = gradient_with_graph(loss, weights)
         self._advance(after, point, split(slope.detach(), point.leaves), state, self.values(state))
         place = Place(point.shape, point.plain, weights, values, leaves)
