@@ -156,8 +156,9 @@ def supports(spec_type: type) -> bool:
 
 @partial(jax.jit, static_argnames=("problem", "method"))
 def _compiled(problem: BilevelProblem, method: Any, given: Call) -> HyperGradient:
-    note_compilation(problem, method, given)
-    return METHODS(method, problem, settled(given))
+    found = METHODS(method, problem, settled(given))
+    note_compilation(problem, method, given)  # not for a call that was refused
+    return found
 
 
 @partial(jax.jit, static_argnames=("problem", "method"))

@@ -249,6 +249,8 @@ def _finish(
     total = jax.tree.map(jnp.add, direct, indirect)
     optimality = tree_norm(point.residual)
     finite = jnp.isfinite(outer_loss) & jnp.isfinite(optimality) & jnp.isfinite(flat(total)).all()
+    if point.loss is not None:
+        finite &= jnp.isfinite(point.loss)  # a loss may be NaN where its derivatives are not
     return HyperGradient(
         total=total,
         direct=direct,

@@ -246,8 +246,9 @@ def _outer(problem: BilevelProblem, params: Any, hparams: Any, batch: Any) -> tu
     return by_params, direct, outer.loss
 
 
-def _check_connected(problem: BilevelProblem, call: Call, s: _Exact, batch: Any) -> None:
-    """Raise DisconnectedHyperparameter, once a call, by tracing one step and the outer loss."""
+@partial(jax.jit, static_argnames="problem")
+def _check_connected(problem: BilevelProblem, call: Call, s: _Exact, batch: Any) -> Array:
+    """Raise DisconnectedHyperparameter, while tracing, from one step and the outer loss; the result says nothing."""
     ones = jax.tree.map(jnp.ones_like, call.params)
 
     def share(a: Array) -> Any:
@@ -258,6 +259,7 @@ def _check_connected(problem: BilevelProblem, call: Call, s: _Exact, batch: Any)
     one = jnp.ones((), flat(call.params).dtype)
     direct = reached(lambda x: outer.pull(x)[1], jnp.ones_like(outer.loss))
     require_connected(call.hparams, direct, reached(share, one))
+    return one
 
 
 def _require_restored(anchor: _Exact | None, restored: _Exact, end: _Exact) -> None:
