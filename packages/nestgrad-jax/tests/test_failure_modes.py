@@ -533,11 +533,12 @@ def test_a_derivative_that_does_not_converge_is_never_silent():
 
 
 def test_shapes_that_spread_are_warned_of():
-    with (
-        jax.numpy_rank_promotion("allow"),
-        pytest.warns(ng.SuspectBroadcast, match=r"\(5, 1\) and \(5,\) are combined to \(5, 5\), limit: equal"),
-    ):
-        preflight(lambda w, h, b: loss(w, h, b) + ((times(b, w["w"])[:, None] - b[:, 0]) ** 2).mean())
+    def spread(w, h, b):
+        return loss(w, h, b) + ((times(b, w["w"])[:, None] - b[:, 0]) ** 2).mean()
+
+    said = r"\(5, 1\) and \(5,\) are combined to \(5, 5\), limit: equal"
+    with jax.numpy_rank_promotion("allow"), pytest.warns(ng.SuspectBroadcast, match=said):
+        preflight(spread)
 
 
 def repeated(function):

@@ -1,4 +1,4 @@
-"""custom_root and custom_fixed_point on the examples that their users know, and best_response on solvers of one's own."""
+"""custom_root and custom_fixed_point on the examples that their users know; best_response on solvers of one's own."""
 
 import jax
 import jax.numpy as jnp
