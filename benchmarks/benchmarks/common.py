@@ -116,7 +116,7 @@ def setting(backend: str) -> Setting:
 
 def arrays() -> tuple[dict[str, Any], Any, Any]:
     """(params, training batch, validation batch) in NumPy."""
-    rng = np.random.default_rng(0)
+    rng, biases = np.random.default_rng(0), np.random.default_rng(1)  # no bias is 0, where its decay has no effect
 
     def batch(rows: int) -> tuple[Any, Any]:
         x = rng.normal(size=(rows, INPUTS))
@@ -124,9 +124,9 @@ def arrays() -> tuple[dict[str, Any], Any, Any]:
 
     params = {
         "w1": rng.normal(size=(INPUTS, HIDDEN)) / INPUTS**0.5,
-        "b1": np.zeros(HIDDEN),
+        "b1": 0.1 * biases.normal(size=HIDDEN),
         "w2": rng.normal(size=(HIDDEN, 1)) / HIDDEN**0.5,
-        "b2": np.zeros(1),
+        "b2": 0.1 * biases.normal(size=1),
     }
     return {name: value.astype(np.float32) for name, value in params.items()}, batch(ROWS), batch(VALID_ROWS)
 

@@ -60,7 +60,7 @@ class Context:
         return tree.map(convert, values)
 
     def flat(self, values: Any, like: Any) -> np.ndarray:
-        """The backend's arrays as one float64 vector, in the order of the tree `like`: backends order keys as they do."""
+        """The backend's arrays as one float64 vector, in the order of the tree `like`; backends may order keys."""
         named = tree.named_leaves(self.numpy(values))
         return np.concatenate([np.reshape(named[name], -1) for name in tree.named_leaves(like)])
 

@@ -20,7 +20,8 @@ Function = Callable[["Context", Draw], None]
 class Check:
     """A named property.
 
-    requires: names of specs, of optional backend members, or of optional harness members. slow: it takes a tenth of the examples.
+    requires: names of specs, of optional backend members, or of optional harness members. slow: it takes a tenth of the
+    examples.
     """
 
     name: str

@@ -7,7 +7,6 @@ import pytest
 from nestgrad_lab.clarke.bias import measure
 from nestgrad_lab.errors import OptionError
 
-
 needs_data = pytest.mark.skipif("NESTGRAD_DATA" not in os.environ, reason="NESTGRAD_DATA is not set")
 
 

@@ -3,7 +3,19 @@
 import pytest
 
 import nestgrad
-from nestgrad import CG, Dense, Implicit, NestgradError, NestgradWarning, Neumann, SolverError, Stats, Status, error_for, symmetry_limit
+from nestgrad import (
+    CG,
+    Dense,
+    Implicit,
+    NestgradError,
+    NestgradWarning,
+    Neumann,
+    SolverError,
+    Stats,
+    Status,
+    error_for,
+    symmetry_limit,
+)
 
 FAILED = [status for status in Status if not status.ok]
 EXPECTED = {

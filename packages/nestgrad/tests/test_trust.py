@@ -82,7 +82,8 @@ class Square:
     def hypergradient(self, problem, params, hparams, *, method, throw, **call):
         exact = 2.0 * hparams * params
         steps = isinstance(method, Unrolled)
-        total = exact if isinstance(method, Implicit) and not isinstance(method.solver, Identity) else self.wrong * exact
+        right = isinstance(method, Implicit) and not isinstance(method.solver, Identity)
+        total = exact if right else self.wrong * exact
         loss = 0.5 * (hparams**2 if steps else params) ** 2
         stats = replace(STATS, inner_optimality=abs(params - hparams**2))
         return replace(result(stats), total=2.0 * hparams**3 * self.wrong if steps else total, outer_loss=loss)

@@ -40,10 +40,9 @@ class Case:
 
     inner_loss, outer_loss: classes made with a namespace, so that equal problems compare and hash equal; of a fixed
     point or a root, inner_loss is the map or the residual. params, hparams and the batches: NumPy trees. kind: the
-    inner problem; "update" is a WeightUpdate by SGDFrom, "update with state" carries its state;
-    "reversible" is one by ReversibleFrom. warm_grads: gradients
-    fed to the optimizer once, to give it a state that is not zero. prox: made with the backend's module of proximal maps, a
-    function of hparams; step_size goes with it.
+    inner problem; "update" is a WeightUpdate by SGDFrom, "update with state" carries its state, "reversible" is one by
+    ReversibleFrom. warm_grads: gradients fed to the optimizer once, to give it a state that is not zero. prox: made
+    with the backend's module of proximal maps, a function of hparams; step_size and kink_tol go with it.
     """
 
     inner_loss: Callable[[Any], Any]

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from nestgrad import NestgradError
+from nestgrad import NestgradError, NestgradWarning
 from nestgrad_lab.errors import TrainingDiverged
 from nestgrad_lab.hyperparameters import POOR_START
 
@@ -23,13 +24,21 @@ class Spoken(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.simplefilter("default", NestgradWarning)
+                warnings.showwarning = _say
+                return super().invoke(ctx)
         except NestgradError as error:
             typer.echo(f"nestgrad: error: {error}", err=True)
             raise typer.Exit(FAILED if isinstance(error, TrainingDiverged) else BAD_INPUT) from None
         except KeyboardInterrupt:
             typer.echo("nestgrad: interrupted before the run began; nothing was written.", err=True)
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _say(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """A warning as one line."""
+    typer.echo(f"nestgrad: warning: {message}", err=True)
 
 
 app = typer.Typer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nestgrad import CG, NOT_BUILT, SPECS, Backend, Dense, Identity, Implicit, Neumann, UnsupportedSpec
+from nestgrad import NOT_BUILT, SPECS, Backend, Dense, Identity, Implicit, Neumann, UnsupportedSpec
 from nestgrad_lab.errors import OptionError
 
 LOOKBACK = 5
@@ -14,7 +14,7 @@ def method_named(name: str, lookback: int | None, backend: str, module: Backend)
     there = [key for key, spec in METHODS.items() if module.supports(spec)]
     limit = f"limit: {', '.join(there)}"
     if name not in METHODS:
-        _refuse(name, backend, limit, there[0] if there else "none")
+        _refuse(name, backend, limit)
     if name not in there:
         raise UnsupportedSpec(f"--method {name}: backend {backend!r} lacks it, {limit}. Remedy: use one of these.")
     if name != "neumann":
@@ -30,7 +30,7 @@ def method_named(name: str, lookback: int | None, backend: str, module: Backend)
     return Implicit(solver=Neumann(num_terms=terms, step_size=1.0))
 
 
-def _refuse(name: str, backend: str, limit: str, first: str) -> None:
+def _refuse(name: str, backend: str, limit: str) -> None:
     spelled = {known.lower(): known for known in [*SPECS, *NOT_BUILT]}
     known = spelled.get(name.lower())
     if known is None:
@@ -40,11 +40,4 @@ def _refuse(name: str, backend: str, limit: str, first: str) -> None:
             f"--method {name}: {known} is not built in any backend, backend {backend!r} has: "
             f"{limit.removeprefix('limit: ')}. Remedy: use {NOT_BUILT[known]}."
         )
-    if SPECS[known] is CG:
-        raise UnsupportedSpec(
-            f"--method {name}: CG needs a symmetric Jacobian, and a weight update's is not, {limit}. "
-            f"Remedy: use --method {first}."
-        )
-    raise UnsupportedSpec(
-        f"--method {name}: {known} is no solver of one-pass tuning, {limit}. Remedy: use one of these."
-    )
+    raise UnsupportedSpec(f"--method {name}: {known} is no method of this command, {limit}. Remedy: use one of these.")

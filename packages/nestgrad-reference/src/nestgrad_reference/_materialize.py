@@ -27,7 +27,7 @@ class Materialized:
     outer_gradient: Vector
     direct: Vector
     outer_loss: float
-    repair: Vector | None
+    repair: Vector | None = None
 
 
 def materialize(
