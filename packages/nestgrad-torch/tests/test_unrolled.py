@@ -1,4 +1,4 @@
-"""Unrolling: the chain rule of one long graph, in every mode, with the bits of the plain one where steps are retaken."""
+"""Unrolling: the chain rule of one long graph, in every mode, and the same bits where steps are retaken."""
 
 import pytest
 import torch
@@ -130,8 +130,8 @@ def test_reversible_unrolling_needs_its_own_optimizer_and_small_weights():
     with pytest.raises(ng.UnsupportedOptimizer, match=r"optimizer SGD, limit: ReversibleSGD.*Remedy: "):
         unroll("sgd", mode="reversible")
     problem = ng.BilevelProblem(inner=INNER["reversible"], outer_loss=outer)
+    method = ng.Unrolled(num_steps=1, mode="reversible")
     with pytest.raises(ng.InvalidInput, match=r"size 600, limit: 512.*Remedy: "):
-        method = ng.Unrolled(num_steps=1, mode="reversible")
         ng.hypergradient(problem, {"w": torch.full((3,), 600.0, dtype=D)}, VALUES, method=method)
 
 
