@@ -265,14 +265,16 @@ def one_layer_twice():
     return nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(3, 1))
 
 
-def normed():
-    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 1))
+def parametrised():
+    layer = nn.Linear(3, 4)
+    nn.utils.parametrize.register_parametrization(layer, "weight", nn.Tanh())
+    return nn.Sequential(layer, nn.Tanh(), nn.Linear(4, 1))
 
 
 LAYERS = {
     "recurrent": Recurrent,
     "layer twice": one_layer_twice,
-    "parametrised": normed,
+    "parametrised": parametrised,
     "tied": Tied,
     "batch norm": lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from nestgrad import UnsupportedModule
 
@@ -44,6 +46,32 @@ class Places:
         finally:
             for table, key, tensor in own:
                 table[key] = tensor
+
+
+@contextlib.contextmanager
+def recomputation_refused(module: nn.Module | None) -> Iterator[None]:
+    """Refuse, in a backward pass, layers that run again, as activation checkpointing makes them.
+
+    They would run with the module's own tensors, not with those that stood in their places in the forward pass.
+    """
+    if module is None:
+        yield
+        return
+    names = {id(layer): name for name, layer in module.named_modules()}
+
+    def refuse(layer: nn.Module, args: Any) -> None:
+        if id(layer) in names:
+            raise UnsupportedModule(
+                f"params: layer {names[id(layer)] or 'the module itself'!r} runs again in the backward pass, as "
+                "activation checkpointing makes it, limit: 0 such layers where params are other than the module's own. "
+                "Remedy: leave the checkpointing out; Unrolled(checkpoint_every='sqrt') saves memory as well."
+            )
+
+    hook = register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _require_plain(module: nn.Module) -> None:

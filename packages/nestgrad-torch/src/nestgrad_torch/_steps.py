@@ -17,6 +17,7 @@ from nestgrad_torch._derivatives import (
     like_params,
     scalar_loss,
 )
+from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._second_order import require_twice_differentiable
 from nestgrad_torch._tree import Params, flat
 
@@ -65,11 +66,15 @@ class Steps:
     point: Params
     _audited: list[bool] = field(default_factory=list)
 
-    def _audit(self, loss: Tensor) -> None:
-        """Look at the first step's graph for what has no second derivative."""
-        if not self._audited:
-            require_twice_differentiable(loss, self.point.module)
-            self._audited.append(True)
+    def _gradient(self, loss: Tensor, weights: Tensor) -> Tensor:
+        """The loss's gradient with its graph; at the first step looked at for what would be wrong in silence."""
+        if self._audited:
+            return gradient_with_graph(loss, weights)
+        require_twice_differentiable(loss, self.point.module)
+        with recomputation_refused(self.point.module):
+            slope = gradient_with_graph(loss, weights)
+        self._audited.append(True)
+        return slope
 
     def start(self, values: Any, opt_state: Any) -> Moment:
         """The state given."""
@@ -91,8 +96,7 @@ class Steps:
             moved = like_params("map", self.inner.map(params, values, batch), self.point.plain(weights))
             return Moment(moved, None, buffers)
         loss = scalar_loss(self.inner.loss, "inner loss", params, values, batch)
-        self._audit(loss)
-        slope = gradient_with_graph(loss, weights)
+        slope = self._gradient(loss, weights)
         if isinstance(self.inner, WeightUpdate):
             return self._updated(at, weights, slope, values, buffers, loss)
         arrived = torch.sub(weights, slope, alpha=self.inner.step_size)
@@ -104,8 +108,7 @@ class Steps:
         buffers = {name: buffer.clone() for name, buffer in at.buffers.items()}
         weights = at.weights if at.weights.requires_grad else at.weights.detach().requires_grad_()
         loss = scalar_loss(self.inner.loss, "inner loss", self.point.shape(weights, buffers), values, batch)
-        self._audit(loss)
-        return gradient_with_graph(loss, weights), buffers
+        return self._gradient(loss, weights), buffers
 
     def _updated(
         self, at: Moment, weights: Tensor, slope: Tensor, values: Any, buffers: dict[str, Tensor], loss: Tensor

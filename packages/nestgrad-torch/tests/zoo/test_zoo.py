@@ -173,3 +173,28 @@ def test_the_users_own_choice_of_attention_kernels_is_put_back():
     method = ng.Implicit(solver=ng.Neumann(num_terms=2, step_size=RATE))
     ng.hypergradient(problem(loss), module, hparams(), method=method)
     assert torch.backends.cuda.flash_sdp_enabled()
+
+
+@pytest.mark.parametrize("name", ["unrolled", "one pass", "darts"])
+def test_checkpointed_layers_are_refused_where_params_are_not_the_modules_own(name):
+    torch.manual_seed(0)
+    module, loss = zoo.RIGHT["checkpointed"]()
+    inner, outer = problem(loss).inner, problem(loss).outer_loss
+    update = ng.WeightUpdate(inner.loss, lambda h: ng.optim.sgd(0.1))
+    spaces = {"decay": ng.Real(-2.0), "scale": ng.Real(1.3)}
+    method = ng.Implicit(solver=ng.Neumann(num_terms=2, step_size=1.0))
+    tuner = ng.OnePass(
+        ng.BilevelProblem(inner=update, outer_loss=outer),
+        hparams=spaces,
+        every=2,
+        method=method,
+        outer_optimizer=torch.optim.SGD,
+    )
+    stepped = ng.BilevelProblem(inner=update, outer_loss=outer)
+    calls = {
+        "unrolled": lambda: ng.hypergradient(stepped, module, hparams(), method=ng.Unrolled(num_steps=2)),
+        "one pass": lambda: tuner.step(tuner.init(module), None, None),
+        "darts": lambda: ng.hypergradient(problem(loss), module, hparams(), method=ng.DARTS(step_size=0.1)),
+    }
+    with pytest.raises(ng.UnsupportedModule, match=r"layer 'first' runs again .*limit: 0 .*Remedy: "):
+        calls[name]()

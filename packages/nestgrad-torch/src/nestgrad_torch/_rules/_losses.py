@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nestgrad_torch._derivatives import Place, scalar_loss
+from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._rules._call import Call
 from nestgrad_torch._steps import Draws
 
@@ -60,7 +61,8 @@ class Losses:
         inputs = [leaf, *self._place.leaves]
         pulled: tuple[Tensor | None, ...] = (None,) * len(inputs)
         if value.requires_grad:
-            pulled = torch.autograd.grad(value, inputs, allow_unused=True)
+            with recomputation_refused(self._call.point.module):
+                pulled = torch.autograd.grad(value, inputs, allow_unused=True)
         return value.detach(), torch.zeros_like(leaf) if pulled[0] is None else pulled[0], list(pulled[1:])
 
 

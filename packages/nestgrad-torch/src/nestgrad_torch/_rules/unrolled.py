@@ -13,10 +13,12 @@ from torch import Tensor
 
 from nestgrad import HyperGradient, Unrolled, tree
 from nestgrad_torch._derivatives import Place, scalar_loss
+from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._rules._call import METHODS, Call
 from nestgrad_torch._rules._finish import Outcome, finish
 from nestgrad_torch._rules._reversible import Undone
 from nestgrad_torch._rules.implicit import require_connected
+from nestgrad_torch._second_order import require_differentiable
 from nestgrad_torch._steps import Draws, Moment, Pieces, Steps, traced
 from nestgrad_torch._tree import flat
 
@@ -62,7 +64,9 @@ def outer_slopes(call: Call, place: Place, end: Moment) -> tuple[Tensor, Tensor,
     inputs = [weights, *place.leaves]
     pulled: tuple[Tensor | None, ...] = (None,) * len(inputs)
     if loss.requires_grad:
-        pulled = torch.autograd.grad(loss, inputs, allow_unused=True)
+        require_differentiable(loss, call.point.module)
+        with recomputation_refused(call.point.module):
+            pulled = torch.autograd.grad(loss, inputs, allow_unused=True)
     return loss, torch.zeros_like(weights) if pulled[0] is None else pulled[0], list(pulled[1:])
 
 

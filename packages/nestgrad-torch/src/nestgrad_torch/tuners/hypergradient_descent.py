@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -24,6 +25,7 @@ from nestgrad import (
     tree,
 )
 from nestgrad_torch._derivatives import functional_optimizer
+from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._steps import Draws
 from nestgrad_torch._tree import Params, check_matching, flat
@@ -62,7 +64,7 @@ class HypergradientDescent(Tuner):
         settings, found = self._recall.about(state["hparams"])
         after: DescentState = {**state, "step": count, "buffers": point.fresh_buffers()}
         draws = Draws(point)
-        loss, grads, shared = self._gradient(point, after["buffers"], settings, inner_batch)
+        loss, grads, shared = self._gradient(point, after["buffers"], settings, inner_batch, first=count == 1)
         if previous is not None:
             slope = flat(grads)
             found, natural, lengths = self._hypergradient(previous, state["hparams"], slope, loss, point)
@@ -74,7 +76,7 @@ class HypergradientDescent(Tuner):
             if shared:  # the loss knows the values that have just moved
                 draws.again()
                 after["buffers"] = point.fresh_buffers()
-                _, grads, _ = self._gradient(point, after["buffers"], settings, inner_batch)
+                _, grads, _ = self._gradient(point, after["buffers"], settings, inner_batch, first=False)
         self._advance(after, point, grads, state, settings)
         after["previous"] = {
             "params": state["params"],
@@ -85,7 +87,7 @@ class HypergradientDescent(Tuner):
         return after, info
 
     def _gradient(
-        self, point: Params, buffers: dict[str, Tensor], settings: Any, batch: Any
+        self, point: Params, buffers: dict[str, Tensor], settings: Any, batch: Any, *, first: bool
     ) -> tuple[Tensor, list[Tensor], bool]:
         """(L_in, its gradient, whether it depends on a hyperparameter)."""
         weights = point.fresh()
@@ -93,7 +95,8 @@ class HypergradientDescent(Tuner):
         loss = self._inner_loss(point.view(weights, buffers), tree.unflatten(settings, values), batch)
         if not loss.requires_grad:
             return loss.detach(), [torch.zeros_like(w) for w in weights], False
-        pulled = torch.autograd.grad(loss, [*weights, *values], allow_unused=True)
+        with recomputation_refused(point.module) if first else contextlib.nullcontext():
+            pulled = torch.autograd.grad(loss, [*weights, *values], allow_unused=True)
         grads = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, pulled, strict=False)]
         return loss.detach(), grads, any(g is not None for g in pulled[len(weights) :])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from nestgrad import (
     tree,
 )
 from nestgrad_torch._derivatives import Place, gradient, gradient_with_graph, linearize, scalar_loss
+from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._rules.implicit import implicit
 from nestgrad_torch._second_order import require_twice_differentiable, second_order
 from nestgrad_torch._tree import Params, check_matching, split
@@ -89,7 +91,9 @@ class OnePass(Tuner):
             settings, found = self._recall.about(state["hparams"])
             weights = point.fresh()
             loss = self._inner_loss(point.view(weights, after["buffers"]), settings, inner_batch)
-            self._advance(after, point, gradient(loss, weights), state, settings)
+            with recomputation_refused(point.module) if not state["step"] else contextlib.nullcontext():
+                grads = gradient(loss, weights)
+            self._advance(after, point, grads, state, settings)
         return after, OnePassInfo(inner_loss=loss.detach(), tuned=tuned, hypergradient=found, hparams=settings)
 
     def _tune(
@@ -102,7 +106,10 @@ class OnePass(Tuner):
         loss = self._inner_loss(point.shape(weights, after["buffers"]), values, inner_batch)
         if state["step"] < self.every:
             require_twice_differentiable(loss, point.module)
-        slope = gradient_with_graph(loss, weights)
+            with recomputation_refused(point.module):
+                slope = gradient_with_graph(loss, weights)
+        else:
+            slope = gradient_with_graph(loss, weights)
         self._advance(after, point, split(slope.detach(), point.leaves), state, self.values(state))
         place = Place(point.shape, point.plain, weights, values, leaves)
         linear = linearize(self._update, place, inner_batch, state["opt_state"], slope=slope)
