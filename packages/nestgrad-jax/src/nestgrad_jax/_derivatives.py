@@ -221,7 +221,7 @@ def _through_prox(inner: ProximalGradient, slopes: _Slopes, params: Any, hparams
         after = require_like(params, after, "ProximalGradient.prox")
         return (jax.tree.map(jnp.subtract, after, w), []), None
 
-    prox = proximal_map(inner, hparams)
+    prox: Any = proximal_map(inner, hparams)
     if not hasattr(prox, "kink_distance"):
         return _through_step(move, slopes, params, [], hparams)
     distance = prox.kink_distance(before(slopes.grads, params), inner.step_size)

@@ -17,7 +17,8 @@ from nestgrad_jax._tree import tree_norm
 
 def inner_gradients(problem: BilevelProblem, params: Any, call: Call) -> tuple[Array, Any, Any]:
     """(L_in, ∂L_in/∂w, ∂L_in/∂λ) at these params."""
-    loss = scalar_loss(problem.inner.loss, "inner loss")
+    level: Any = problem.inner  # one with a loss, as the table of legal pairs has it
+    loss = scalar_loss(level.loss, "inner loss")
     value, (by_params, by_hparams) = jax.value_and_grad(loss, argnums=(0, 1))(params, call.hparams, call.inner_batch)
     return value, by_params, by_hparams
 
@@ -30,7 +31,8 @@ def outer_parts(
     known: the leaves that something else depends on.
     """
     outer = outer_gradients(problem.outer_loss, params, call.hparams, call.outer_batch)
-    inner = scalar_loss(problem.inner.loss, "inner loss")
+    level: Any = problem.inner
+    inner = scalar_loss(level.loss, "inner loss")
     value, pull = jax.vjp(lambda h: inner(call.params, h, call.inner_batch), call.hparams)
     one = jnp.ones_like(outer.loss)
     first = reached(lambda x: outer.pull(x)[1], one)

@@ -18,7 +18,8 @@ from nestgrad_jax._tree import tree_norm
 def penalty(spec: Penalty, problem: BilevelProblem, call: Call) -> HyperGradient:
     """num_steps gradients of both losses; no second derivative."""
     outer_loss = scalar_loss(problem.outer_loss, "outer_loss")
-    inner_loss = scalar_loss(problem.inner.loss, "inner loss")
+    level: Any = problem.inner  # a Minimize, as the table of legal pairs has it
+    inner_loss = scalar_loss(level.loss, "inner loss")
 
     def step(y: Any, _: None) -> tuple[Any, None]:
         first = jax.grad(outer_loss)(y, call.hparams, call.outer_batch)

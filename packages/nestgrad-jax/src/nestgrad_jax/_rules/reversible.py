@@ -56,7 +56,8 @@ def reversible(spec: Unrolled, problem: BilevelProblem, given: Call) -> HyperGra
     """An eager loop over compiled steps, forward and then back; it checks that the start is restored to the bit."""
     _require_eager(given)
     call = settled(given)
-    inner, hparams = problem.inner, call.hparams
+    inner: Any = problem.inner  # a WeightUpdate, as the table of legal pairs has it
+    hparams = call.hparams
     rule = _rule(inner, hparams)
     numerator = _numerator(rule)
     batch_of = _batches(call)
@@ -90,7 +91,8 @@ def _backward(
     undo: list[bool],
 ) -> tuple[_Exact, Any, Any, Any]:
     """(restored state, indirect, ∂L_out/∂w, last update) by undoing the steps of the window."""
-    inner, hparams = problem.inner, call.hparams
+    inner: Any = problem.inner  # a WeightUpdate, as the table of legal pairs has it
+    hparams = call.hparams
     by_params, _, _ = _outer(problem, _floats(state.weights, call.params), hparams, call.outer_batch)
     a_w, a_v = by_params, jax.tree.map(jnp.zeros_like, by_params)
     indirect, last = jax.tree.map(jnp.zeros_like, hparams), None

@@ -18,9 +18,10 @@ from nestgrad_jax._tree import tree_norm
 @METHODS.register(SAMA)
 def sama(spec: SAMA, problem: BilevelProblem, call: Call) -> HyperGradient:
     """v = (∂u/∂g)ᵀ ∂L_out/∂w, u as a function of the gradient alone."""
+    inner: Any = problem.inner  # a WeightUpdate, as the table of legal pairs has it
     _, grads, _ = inner_gradients(problem, call.params, call)
     loss, slope, direct = outer_parts(problem, call.params, call, through_optimizer(problem, call, grads))
-    rule = functional_optimizer(problem.inner, call.hparams)
+    rule = functional_optimizer(inner, call.hparams)
     state = rule.init(call.params) if call.opt_state is None else call.opt_state
     updates, pull = jax.vjp(lambda g: rule.update(g, state, call.params)[0], grads)
     (v,) = pull(negate(slope))
@@ -31,12 +32,13 @@ def sama(spec: SAMA, problem: BilevelProblem, call: Call) -> HyperGradient:
 
 def through_optimizer(problem: BilevelProblem, call: Call, grads: Any) -> list[bool]:
     """Which hyperparameters the weight update depends on: their part is left out by definition, and is no mistake."""
+    inner: Any = problem.inner
     state = call.opt_state
     if state is None:
-        state = functional_optimizer(problem.inner, call.hparams).init(call.params)
+        state = functional_optimizer(inner, call.hparams).init(call.params)
 
     def updates(hparams: Any) -> Any:
-        return functional_optimizer(problem.inner, hparams).update(grads, state, call.params)[0]
+        return functional_optimizer(inner, hparams).update(grads, state, call.params)[0]
 
     _, pull = jax.vjp(updates, call.hparams)
     vector, restore = ravel_pytree(call.params)

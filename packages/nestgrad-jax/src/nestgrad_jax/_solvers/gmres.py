@@ -16,8 +16,8 @@ from nestgrad_jax._tree import norm
 class _Cycle(NamedTuple):
     """One Arnoldi process: basis (m + 1, n), triangle R (m, m) and right-hand side of the rotated small system.
 
-    rotation (m + 1, m + 1) is the product of the rotations so far, least the smallest pivot of R, count the number of
-    columns taken; |right[count]| is the residual.
+    rotation (m + 1, m + 1) is the product of the rotations so far, least the smallest pivot of R, columns how many
+    there are; |right[columns]| is the residual.
     """
 
     basis: Array
@@ -26,7 +26,7 @@ class _Cycle(NamedTuple):
     right: Array
     size: Array
     least: Array
-    count: Array
+    columns: Array
     ended: Array
     flat: Array
 
@@ -52,13 +52,13 @@ def gmres(spec: GMRES, system: System, rhs: Array) -> Solve:
 
     def cycle(s: _State) -> _State:
         found = _arnoldi(operator, s.residual, goal.target, jnp.minimum(width, spec.max_steps - s.steps), width)
-        taken = jnp.arange(width, dtype=jnp.int32) < found.count
+        taken = jnp.arange(width, dtype=jnp.int32) < found.columns
         triangle = jnp.where(taken[:, None] & taken[None, :], found.triangle, jnp.eye(width, dtype=rhs.dtype))
         weights = jax.scipy.linalg.solve_triangular(triangle, jnp.where(taken, found.right[:-1], 0.0))
         moved = jnp.matmul(weights, found.basis[:-1], precision=jax.lax.Precision.HIGHEST)
         solution = s.solution + system.precondition(moved)
         residual = rhs - system.operator(solution)
-        steps, left = s.steps + found.count, norm(residual)
+        steps, left = s.steps + found.columns, norm(residual)
         return _State(
             solution=solution,
             residual=residual,
@@ -67,7 +67,7 @@ def gmres(spec: GMRES, system: System, rhs: Array) -> Solve:
             flat=found.flat,
             blunt=found.least <= singular_below(rhs) * found.size,
             # A cycle that gains nothing will never gain anything, but for rounding in one that ended by itself.
-            active=(left > goal.target) & ~found.flat & (found.count > 0) & (left < norm(s.residual)),
+            active=(left > goal.target) & ~found.flat & (found.columns > 0) & (left < norm(s.residual)),
         )
 
     solution, residual, taken = system.begin(rhs)
@@ -91,7 +91,7 @@ def _arnoldi(operator: Operator, residual: Array, target: Array, most: Array, wi
     noise, exact, kind = rounding(residual), jax.lax.Precision.HIGHEST, residual.dtype
 
     def step(s: _Cycle) -> _Cycle:
-        image = operator(s.basis[s.count])
+        image = operator(s.basis[s.columns])
         length = norm(image)
         column = jnp.zeros(width + 1, kind)
         for _ in range(2):  # Gram-Schmidt twice is enough
@@ -102,24 +102,24 @@ def _arnoldi(operator: Operator, residual: Array, target: Array, most: Array, wi
         size = jnp.maximum(s.size, length)
         ended = beside <= noise * size
         beside = jnp.where(ended, 0.0, beside)
-        rotated = jnp.matmul(s.rotation, column.at[s.count + 1].set(beside), precision=exact)
-        corner = rotated[s.count]
+        rotated = jnp.matmul(s.rotation, column.at[s.columns + 1].set(beside), precision=exact)
+        corner = rotated[s.columns]
         pivot = jnp.hypot(corner, beside)
         flat = pivot <= noise * size
         safe = jnp.where(flat, 1.0, pivot)
         c, s_ = corner / safe, beside / safe
-        upper, lower = s.rotation[s.count], s.rotation[s.count + 1]
-        rotation = s.rotation.at[s.count].set(c * upper + s_ * lower).at[s.count + 1].set(c * lower - s_ * upper)
-        right = s.right.at[s.count].set(c * s.right[s.count]).at[s.count + 1].set(-s_ * s.right[s.count])
-        triangle = s.triangle.at[:, s.count].set(rotated[:-1].at[s.count].set(pivot))
+        upper, lower = s.rotation[s.columns], s.rotation[s.columns + 1]
+        rotation = s.rotation.at[s.columns].set(c * upper + s_ * lower).at[s.columns + 1].set(c * lower - s_ * upper)
+        right = s.right.at[s.columns].set(c * s.right[s.columns]).at[s.columns + 1].set(-s_ * s.right[s.columns])
+        triangle = s.triangle.at[:, s.columns].set(rotated[:-1].at[s.columns].set(pivot))
         return _Cycle(
-            basis=s.basis.at[s.count + 1].set(image / jnp.where(ended, 1.0, beside)),
+            basis=s.basis.at[s.columns + 1].set(image / jnp.where(ended, 1.0, beside)),
             triangle=jnp.where(flat, s.triangle, triangle),
             rotation=rotation,
             right=jnp.where(flat, s.right, right),
             size=size,
             least=jnp.minimum(s.least, pivot),
-            count=s.count + (~flat).astype(jnp.int32),
+            columns=s.columns + (~flat).astype(jnp.int32),
             ended=ended | flat,
             flat=flat,
         )
@@ -132,8 +132,8 @@ def _arnoldi(operator: Operator, residual: Array, target: Array, most: Array, wi
         right=jnp.zeros(width + 1, kind).at[0].set(length),
         size=jnp.zeros((), kind),
         least=jnp.full((), jnp.inf, kind),
-        count=jnp.zeros((), jnp.int32),
+        columns=jnp.zeros((), jnp.int32),
         ended=jnp.zeros((), bool),
         flat=jnp.zeros((), bool),
     )
-    return lax.while_loop(lambda s: (s.count < most) & ~s.ended & (jnp.abs(s.right[s.count]) > target), step, first)
+    return lax.while_loop(lambda s: (s.columns < most) & ~s.ended & (jnp.abs(s.right[s.columns]) > target), step, first)
