@@ -133,7 +133,7 @@ def measure() -> dict[str, Measured]:
 
     def run(method: Any, on: str) -> Any:
         spec = method.solver if isinstance(method, ng.Implicit) else method
-        key = {"key": 1} if ng.TRAITS.get(type(spec), ng.Traits()).key else {}
+        key: dict[str, Any] = {"key": 1} if ng.TRAITS.get(type(spec), ng.Traits()).key else {}
         return nestgrad_torch.hypergradient(problems[on], params, hparams, method=method, throw=False, **data, **key)
 
     def flat(found: Any) -> Any:

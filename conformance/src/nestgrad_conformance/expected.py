@@ -154,7 +154,7 @@ def expected_unrolled(
     step(t, s): the dense derivatives of F = s - Φ_t(s) at s, so that A_t = I - J and B_t = -B; at t = num_steps only
     its outer loss is used.
     """
-    states, points = [start], []
+    states, points = [start], list[Materialized]()
     for t in range(num_steps):
         points.append(step(t, states[-1]))
         states.append(states[-1] - points[-1].residual)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import autograd
+import autograd  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 
 from nestgrad import BOME, DARTS, PES, SAMA, Identity, Neumann, Penalty, Unrolled, tree
@@ -187,7 +187,7 @@ def bome_equals_its_definition(ctx: Context, draw: Draw) -> None:
     aim = squared if method.barrier == "norm" else float(q)
     mu = max(0.0, method.control * aim - across) / squared
     size = float(np.linalg.norm(_flat(outer_h)) + (mu + 1.0) * np.linalg.norm(_flat(here)))
-    limit = (1e-3 if ctx.dtype == "float32" else 1e-8) * (1.0 + abs(across) / squared)
+    limit = float((1e-3 if ctx.dtype == "float32" else 1e-8) * (1.0 + abs(across) / squared))
     _parts(ctx, case, found, outer_h, tree.map(lambda x: mu * x, q_h), limit, size)
     direction = tree.map(lambda a, b: a + mu * b, outer_w, inner_w)
     each = np.full(_flat(direction).size, np.linalg.norm(_flat(outer_w)) + (mu + 1.0) * np.linalg.norm(_flat(inner_w)))

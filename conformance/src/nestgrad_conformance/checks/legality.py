@@ -67,7 +67,7 @@ def illegal_combinations_are_refused_with_a_legal_one(ctx: Context, draw: Draw) 
     assume(reason is not None)
     calls: list[int] = []
     case = case.with_(inner_loss=_Counted(case.inner_loss, calls))
-    key = {"key": 0} if TRAITS.get(type(getattr(method, "solver", method)), Traits()).key else {}
+    key: dict[str, Any] = {"key": 0} if TRAITS.get(type(getattr(method, "solver", method)), Traits()).key else {}
     with refused(UnsupportedSpec, type(method).__name__, type(getattr(method, "solver", method)).__name__):
         ctx.by_method(case, method, **key)
     assert not calls, f"{len(calls)} evaluations before the refusal, limit 0"

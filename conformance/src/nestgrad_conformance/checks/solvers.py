@@ -195,7 +195,7 @@ def any_solver_takes_any_scale_of_the_outer_loss(ctx: Context, draw: Draw) -> No
         [*(kind(rtol=tolerance, max_steps=30) for kind in (*_GENERAL, MINRES)), Nystrom(rank=2, damping=0.3)],
         "solver",
     )
-    extras = {"key": 3} if isinstance(solver, Nystrom) else {}
+    extras: dict[str, Any] = {"key": 3} if isinstance(solver, Nystrom) else {}
     case = problems.quadratic(draw, 4, 2, condition=3.0)
     plain = ctx.numpy(ctx.hypergradient(case, solver, throw=False, **extras).total)["shift"]
     outer = {**case.outer_batch, "Q": factor * case.outer_batch["Q"], "rho": factor * case.outer_batch["rho"]}

@@ -67,7 +67,7 @@ def _reference() -> Any:
 
 
 def _agree(ctx: Context, case: Case, method: Unrolled, batches: list[Any] | None = None) -> Any:
-    extras = {} if batches is None else {"inner_batches": batches}
+    extras: dict[str, Any] = {} if batches is None else {"inner_batches": batches}
     found = ctx.by_method(case, method, **extras)
     total, adjoint, state, end = _expected(ctx, case, method, batches)
     size = float(np.abs(total - end.direct).max() + np.abs(end.direct).max() + np.linalg.norm(end.outer_gradient))
@@ -117,7 +117,7 @@ def unrolling_uses_the_batch_of_each_step(ctx: Context, draw: Draw) -> None:
 def checkpoints_change_no_bit(ctx: Context, draw: Draw) -> None:
     """Storing every c-th state, or every √T-th, gives the bits of storing all."""
     case = problems.updated_network(draw, per_parameter=draw.pick([True, False], "per parameter"))
-    every = draw.pick([1, 2, 3, "sqrt"], "every")
+    every: Any = draw.pick([1, 2, 3, "sqrt"], "every")
     lookback = draw.pick([None, 4], "lookback")
     plain = ctx.by_method(case, Unrolled(num_steps=5, lookback=lookback))
     stored = ctx.by_method(case, Unrolled(num_steps=5, lookback=lookback, checkpoint_every=every))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from nestgrad._errors import InvalidInput, UnsupportedSpec
 from nestgrad._methods.bome import BOME
@@ -84,12 +84,12 @@ def illegal(inner: Any, method: Any) -> str | None:
 
     Symmetry is refused here only where the inner problem rules it out; elsewhere solvers probe it.
     """
-    kind = type(method)
+    kind = cast("type", method.__class__)
     taken = INNERS_OF.get(kind, _ANY)
     name = type(inner).__name__
     if type(inner) not in taken:
         there = ", ".join(each.__name__ for each in taken)
-        nearest = _NEAREST.get((kind, type(inner)), f"{taken[0].__name__}, or Implicit(solver=...)")
+        nearest = _NEAREST.get((kind, inner.__class__), f"{taken[0].__name__}, or Implicit(solver=...)")
         return f"{kind.__name__} on {name}, limit: {there}. Remedy: use {nearest}."
     if isinstance(method, Implicit):
         traits = TRAITS.get(type(method.solver), Traits())
@@ -122,7 +122,8 @@ def require_legal(
     if (reason := illegal(inner, method)) is not None:
         raise UnsupportedSpec(reason)
     spec = method.solver if isinstance(method, Implicit) else method
-    traits, name = TRAITS.get(type(spec), Traits()), type(spec).__name__
+    kind = cast("type", spec.__class__)
+    traits, name = TRAITS.get(kind, Traits()), kind.__name__
     for title, value, takes in (
         ("warm_start", warm_start, traits.warm_start),
         ("preconditioner", preconditioner, traits.preconditioner),
@@ -148,8 +149,13 @@ def require_batches(method: Any, inner_batch: Any, inner_batches: Any) -> None:
         )
     if inner_batch is not None:
         raise InvalidInput("inner_batch and inner_batches: 2 given, limit 1. Remedy: leave one of them out.")
-    if not isinstance(inner_batches, (list, tuple)) or len(inner_batches) != steps:
-        found = len(inner_batches) if isinstance(inner_batches, (list, tuple)) else type(inner_batches).__name__
+    found = _length(inner_batches)
+    if found != steps:
         raise InvalidInput(
             f"inner_batches: got {found}, limit: a list of num_steps={steps} batches. Remedy: one a step."
         )
+
+
+def _length(batches: Any) -> int | str:
+    """How many batches there are, or what was given instead of a list."""
+    return len(batches) if isinstance(batches, (list, tuple)) else type(batches).__name__  # pyright: ignore[reportUnknownArgumentType]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -159,7 +160,7 @@ def _solve(
 
 
 def _relative(ops: VerifyOps, found: Any, right: Any) -> float:
-    away = tree.map(lambda a, b: a - b, found, right)
+    away = tree.map(operator.sub, found, right)
     size, error = ops.dot(right, right) ** 0.5, ops.dot(away, away) ** 0.5
     return error / size if size else (0.0 if not error else math.inf)
 
@@ -169,9 +170,7 @@ def _along(ops: VerifyOps, value: Any, hparams: Any, total: Any, seed: int) -> f
     direction = ops.normal_like(total, seed)
     length = ops.dot(direction, direction) ** 0.5
     step = ops.eps ** (1 / 3) * max(1.0, ops.dot(hparams, hparams) ** 0.5 / ops.size(hparams) ** 0.5)
-    ahead, behind = (
-        value(tree.map(lambda h, x, s=sign: h + s * step / length * x, hparams, direction)) for sign in (1.0, -1.0)
-    )
+    ahead, behind = (value(_shifted(hparams, direction, sign * step / length)) for sign in (1.0, -1.0))
     slope = ops.dot(direction, total) / length
     difference = (ahead - behind) / (2.0 * step)
     size = max(abs(difference), ops.dot(total, total) ** 0.5 / ops.size(hparams) ** 0.5)
@@ -179,3 +178,10 @@ def _along(ops: VerifyOps, value: Any, hparams: Any, total: Any, seed: int) -> f
     if math.isnan(error):
         return math.inf
     return error / size if size else 0.0
+
+
+def _shifted(values: Any, direction: Any, scale: float) -> Any:
+    def shift(value: Any, along: Any) -> Any:
+        return value + scale * along
+
+    return tree.map(shift, values, direction)
