@@ -16,6 +16,8 @@ from nestgrad_torch._backend import supports as supports
 from nestgrad_torch._best_response import best_response as best_response
 from nestgrad_torch._modules import ModuleParams as ModuleParams
 from nestgrad_torch._preflight import check as check
+from nestgrad_torch._solvers._common import SOLVERS as SOLVERS
+from nestgrad_torch._solvers._common import Solve as Solve
 from nestgrad_torch._verify import verify as verify
 from nestgrad_torch.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_torch.tuners.one_pass import OnePass as OnePass

@@ -1,5 +1,8 @@
 """best_response: a user's own solver as a function of hparams that autograd and torch.func differentiate."""
 
+# torch's own annotations of autograd.Function and of torch.func.vjp are wider than what they take and return.
+# pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
+
 from __future__ import annotations
 
 import dataclasses

@@ -171,7 +171,7 @@ def gradient_with_graph(loss: Tensor, params: Tensor) -> Tensor:
     return slope
 
 
-def functional_optimizer(inner: WeightUpdate, hparams: Any) -> Any:
+def functional_optimizer(inner: Any, hparams: Any) -> Any:
     """inner.optimizer(hparams), refused by name unless it is a functional rule."""
     rule = inner.optimizer(hparams)
     if isinstance(rule, torch.optim.Optimizer) or not (hasattr(rule, "init") and hasattr(rule, "update")):
@@ -205,7 +205,9 @@ def linearize(inner: Any, place: Place, batch: Any, opt_state: Any, *, slope: Te
     Minimize: F = ∇_w L_in. WeightUpdate: F = u, the optimizer state held constant or carried along. FixedPoint:
     F = w - map. Root: F = residual. ProximalGradient: F = w - prox(w - γ∇loss, γ).
     """
-    if isinstance(inner, (Minimize, WeightUpdate, ProximalGradient)) and slope is None:
+    if isinstance(inner, (FixedPoint, Root)):
+        return _of_map(inner, place, batch)
+    if slope is None:
         loss = scalar_loss(inner.loss, "inner loss", place.shape(place.weights), place.hparams, batch)
         require_twice_differentiable(loss, place.module)
         slope = gradient_with_graph(loss, place.weights)
@@ -213,10 +215,12 @@ def linearize(inner: Any, place: Place, batch: Any, opt_state: Any, *, slope: Te
         return Linearization([place.weights], place.leaves, slope, symmetric=True)
     if isinstance(inner, WeightUpdate):
         return _of_update(inner, place, slope, opt_state)
-    if isinstance(inner, ProximalGradient):
-        return _of_proximal_step(inner, place, slope)
-    level, function = ("map", inner.map) if isinstance(inner, FixedPoint) else ("residual", inner.residual)
+    return _of_proximal_step(inner, place, slope)
+
+
+def _of_map(inner: FixedPoint | Root, place: Place, batch: Any) -> Linearization:
     weights = place.weights
+    level, function = ("map", inner.map) if isinstance(inner, FixedPoint) else ("residual", inner.residual)
     value = like_params(level, function(place.shape(weights), place.hparams, batch), place.plain(weights))
     residual = value if isinstance(inner, Root) else weights - value
     return Linearization([weights], place.leaves, residual, symmetric=False)
@@ -251,7 +255,7 @@ def _of_proximal_step(inner: ProximalGradient, place: Place, slope: Tensor) -> L
     return Linearization([weights], place.leaves, weights - moved, symmetric=False, kink=kink)
 
 
-def fresh_state(inner: WeightUpdate, rule: Any, params: Any, opt_state: Any) -> Any:
+def fresh_state(inner: Any, rule: Any, params: Any, opt_state: Any) -> Any:
     """The optimizer state given, or that of `init`, cut off from every graph."""
     state = rule.init(params) if opt_state is None else opt_state
     return tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, state)

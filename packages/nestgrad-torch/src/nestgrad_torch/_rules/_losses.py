@@ -36,7 +36,8 @@ class Losses:
     def inner(self, weights: Tensor) -> Slopes:
         """L_in and its slopes."""
         self._before.again()
-        found = self._slopes(self._call.problem.inner.loss, "inner loss", weights, self._call.inner_batch)
+        inner: Any = self._call.problem.inner
+        found = self._slopes(inner.loss, "inner loss", weights, self._call.inner_batch)
         self._after = Draws(self._call.point) if self._after is None else self._after
         return found
 
@@ -53,7 +54,7 @@ class Losses:
             return [None] * len(self._place.leaves)
         step = radius / size
         ahead, behind = (self.inner(self.weights + sign * step * vector)[2] for sign in (1.0, -1.0))
-        return [None if a is None else (a - b) / (2.0 * step) for a, b in zip(ahead, behind, strict=True)]
+        return scaled(difference(ahead, behind), 1.0 / (2.0 * step))
 
     def _slopes(self, loss: Any, level: str, weights: Tensor, batch: Any) -> Slopes:
         leaf = weights.detach().requires_grad_()

@@ -174,8 +174,9 @@ def _solved(
 ) -> Tensor:
     solve, norm, scale = _scaled_solve(spec, system, rhs, extras)
     sizes = torch.stack([vector_norm(point.residual), point.size(), vector_norm(solve.solution)]).detach().tolist()
-    stats = _stats(point, solve, scale, norm, *sizes, math.nan)
-    status = _overall(spec, extras, solve.status, stats, finite=math.isfinite(sizes[2]))
+    optimality, params_size, solution_size = sizes
+    stats = _stats(point, solve, scale, norm, optimality, params_size, solution_size, math.nan)
+    status = _overall(spec, extras, solve.status, stats, finite=math.isfinite(solution_size))
     if throw and not status.ok:
         raise error_for(status, spec, stats)
     return scale * solve.solution

@@ -51,4 +51,4 @@ def _pulled_back(call: Call, losses: Losses, g: Tensor, slope: Tensor) -> tuple[
     if not u.requires_grad:
         return u, torch.zeros_like(slope), [None] * len(losses.place.leaves)
     v, *others = torch.autograd.grad(u, [leaf, *losses.place.leaves], slope, allow_unused=True)
-    return u.detach(), torch.zeros_like(slope) if v is None else v, others
+    return u.detach(), torch.zeros_like(slope) if v is None else v, list(others)
