@@ -16,6 +16,8 @@ from nestgrad_jax._best_response import best_response as best_response
 from nestgrad_jax._preflight import check as check
 from nestgrad_jax._response import best_response_jacobian as best_response_jacobian
 from nestgrad_jax._response import newton_step as newton_step
+from nestgrad_jax._solvers._common import SOLVERS as SOLVERS
+from nestgrad_jax._solvers._common import Solve as Solve
 from nestgrad_jax._verify import verify as verify
 from nestgrad_jax.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_jax.tuners.one_pass import OnePass as OnePass
