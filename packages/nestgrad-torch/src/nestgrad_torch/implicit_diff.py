@@ -160,14 +160,16 @@ def _automatic(spec: Automatic, system: System) -> Solve:
 
 @SOLVERS.register(Given)
 def _given(spec: Given, system: System) -> Solve:
-    products = 0
+    products, shape = 0, system.shape
+    if shape is None:
+        raise TypeError  # respond gives every system its structure
 
     def matvec(x: Any) -> Any:
         nonlocal products
         products += 1
-        return system.shape(system.apply(flat(tree.leaves(x))))
+        return shape(system.apply(flat(tree.leaves(x))))
 
-    answer = spec.solve(matvec, system.shape(system.rhs))
+    answer = spec.solve(matvec, shape(system.rhs))
     solution = flat([leaf.detach() for leaf in tree.leaves(answer)])
     residual = float(vector_norm(system.apply(solution) - system.rhs))
     small = residual <= spec.rtol * float(vector_norm(system.rhs))

@@ -39,7 +39,7 @@ def finish(spec: Any, call: Call, found: Outcome, *, params: Any = None, opt_sta
     direct, indirect = _filled(found.direct, hparams), _filled(found.indirect, hparams)
     totals = [d + i for d, i in zip(direct, indirect, strict=True)]
     vectors = [flat(indirect), found.weights, found.slope, found.adjoint]
-    sizes = [math.nan if v is None else vector_norm(v) for v in vectors]
+    sizes: list[Any] = [math.nan if v is None else vector_norm(v) for v in vectors]
     sizes += [found.optimality, found.loss, vector_norm(flat(direct), 1)]
     numbers = torch.stack([found.loss.new_tensor(x) if isinstance(x, float) else x.detach() for x in sizes]).tolist()
     indirect_norm, params_norm, rhs_norm, adjoint_norm, optimality, loss, direct_norm = numbers
