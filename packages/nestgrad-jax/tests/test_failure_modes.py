@@ -387,7 +387,7 @@ MODES = [
     ("legal", "unrolled Minimize", lambda: call(method=ng.Unrolled(num_steps=2)), U, "Unrolled on Minimize", "limit"),
     ("legal", "darts on update", lambda: call(optimizer=sgd, method=ng.DARTS(step_size=0.1)), U, "DARTS", "limit"),
     ("legal", "sama on Minimize", lambda: call(method=ng.SAMA()), U, "SAMA", "limit"),
-    ("legal", "no rule", lambda: call(method=ng.Dense()), U, "hypergradient", "limit"),
+    ("legal", "no rule", lambda: call(method=ng.Dense()), U, "got the solver Dense", "limit"),
     ("legal", "warm start", lambda: call(warm_start=W), E, "warm_start", "limit: CG"),
     ("legal", "preconditioner", lambda: call(preconditioner=W), E, "preconditioner", "limit: CG"),
     ("legal", "key", lambda: call(key=0), E, "key", "limit: RandomNeumann"),

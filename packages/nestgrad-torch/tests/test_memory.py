@@ -44,7 +44,7 @@ METHODS = {
     "reversible": (BACK, ng.Unrolled(num_steps=2, mode="reversible"), {}),
     "checkpointed": (UPDATE, ng.Unrolled(num_steps=4, checkpoint_every="sqrt"), {}),
     "darts": (ng.Minimize(loss), ng.DARTS(step_size=0.1), {}),
-    "sama": (UPDATE, ng.SAMA(), {}),
+    "sama": (ng.WeightUpdate(loss, lambda h: ng.optim.sgd(0.05)), ng.SAMA(), {}),
     "penalty": (ng.Minimize(loss), ng.Penalty(multiplier=2.0, num_steps=2, step_size=0.01), {}),
     "bome": (ng.Minimize(loss), ng.BOME(num_steps=2, step_size=0.01), {}),
     "pes": (UPDATE, ng.PES(num_steps=2, truncation=1, sigma=0.01, num_pairs=1), {"key": 0}),
@@ -54,7 +54,8 @@ METHODS = {
 def outer_loop(name):
     """hparams move by the hypergradient; an earlier adjoint starts the next solve where it may."""
     inner, method, given = METHODS[name]
-    only = {"wd": torch.tensor(0.1, dtype=D)} if isinstance(inner, ng.Minimize) else None
+    alone = isinstance(inner, ng.Minimize) or isinstance(method, ng.SAMA)
+    only = {"wd": torch.tensor(0.1, dtype=D)} if alone else None
     hparams = {"wd": torch.tensor(0.1, dtype=D), "lr": torch.tensor(0.05, dtype=D)} if only is None else only
     problem, params = ng.BilevelProblem(inner=inner, outer_loss=loss), {"w": torch.ones(3, dtype=D)}
     traits = ng.TRAITS.get(type(getattr(method, "solver", None)), ng.Traits())

@@ -114,6 +114,11 @@ def test_an_argument_that_a_solver_does_not_take_is_refused(method, extras, mess
         require_legal(INNERS["Minimize"], Implicit(solver=method), **extras)
 
 
+def test_a_bare_solver_is_no_method():
+    with pytest.raises(UnsupportedSpec, match=r"got the solver Dense, limit: Implicit.*pass Implicit\(solver=Dense"):
+        require_legal(INNERS["Minimize"], Dense())
+
+
 def test_what_is_no_method_or_no_inner_problem_is_refused():
     for wrong in ("CG", None, Dense):
         with pytest.raises(UnsupportedSpec, match="limit: Implicit"):

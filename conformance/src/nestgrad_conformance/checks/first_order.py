@@ -8,10 +8,11 @@ from typing import Any
 import autograd  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 
-from nestgrad import BOME, DARTS, PES, SAMA, Identity, Neumann, Penalty, Unrolled, tree
+from nestgrad import BOME, DARTS, PES, SAMA, DisconnectedHyperparameter, Identity, Neumann, Penalty, Unrolled, tree
 from nestgrad_conformance import problems, tolerances
 from nestgrad_conformance.context import REFERENCE, Context
 from nestgrad_conformance.draws import Draw
+from nestgrad_conformance.expecting import refused
 from nestgrad_conformance.problems import Case
 from nestgrad_conformance.problems.quadratic import QuadraticOuter
 from nestgrad_conformance.registry import check
@@ -93,8 +94,8 @@ def darts_is_one_unrolled_step_where_it_is_exact(ctx: Context, draw: Draw) -> No
 def sama_with_sgd_is_the_identity_inverse(ctx: Context, draw: Draw) -> None:
     """With SGD v = lr ∂L_out/∂w: where the difference is exact, it is one term of the series on F = u."""
     case = problems.ridge(draw, 3, shared=True).with_(params={"w": draw.normal(3)})
-    stepped = case.with_(hparams={**case.hparams, "lr": np.asarray(0.3)}, kind="update")
-    sama = ctx.numpy({"decay": ctx.by_method(stepped, SAMA(radius=0.1), throw=False).total["decay"]})["decay"]
+    stepped = case.with_(kind="update")
+    sama = ctx.numpy(ctx.by_method(stepped, SAMA(radius=0.1)).total)["decay"]
     one = ctx.numpy(ctx.hypergradient(stepped, Identity()).total)["decay"]
     scale = max(float(np.abs(one)), 0.1 * float(np.abs(case.params["w"]).sum()))
     limit = 1e-9 if ctx.dtype == "float64" else 1e-3
@@ -103,24 +104,27 @@ def sama_with_sgd_is_the_identity_inverse(ctx: Context, draw: Draw) -> None:
 
 @check("SAMA", "WeightUpdate", "sgd")
 def sama_equals_its_definition(ctx: Context, draw: Draw) -> None:
-    """v = (∂u/∂g)ᵀ∂L_out/∂w with one rate a parameter, then the central difference; direct at the params given."""
-    case = problems.tanh_network(draw)
-    rates = tree.map(lambda p: 0.3 * np.exp(0.5 * draw.normal(*p.shape)), case.params)
-    stepped = case.with_(hparams={**case.hparams, "lr": rates}, kind="update")
-    method = SAMA(radius=0.05)
-    found = ctx.by_method(stepped, method, throw=False)
-    seen = stepped.rounded(ctx.dtype)
+    """v = (∂u/∂g)ᵀ∂L_out/∂w, then the central difference of the inner loss; direct at the params given."""
+    case, method = problems.tanh_network(draw), SAMA(radius=0.05)
+    found = ctx.by_method(case.with_(kind="update"), method)
+    seen = case.rounded(ctx.dtype)
     slope, direct = _gradients(ctx, case, "outer", seen.params)
-    v = tree.map(np.multiply, seen.hparams["lr"], slope)
+    v = tree.map(lambda x: problems.RATE * x, slope)
     mixed, noise = _difference(ctx, case, v, method.radius)
     indirect = tree.map(np.negative, mixed)
     size = max(float(np.linalg.norm(_flat(indirect)) + np.linalg.norm(_flat(direct))), 1e-3)
-    kept = {part: {k: getattr(found, part)[k] for k in case.hparams} for part in ("direct", "indirect", "total")}
-    limit = 1e-9 + 30 * noise / size
-    for part, right in (("direct", direct), ("indirect", indirect), ("total", tree.map(np.add, direct, indirect))):
-        ctx.close(kept[part], right, limit, what=part, scale=np.full(_flat(right).size, size))
+    _parts(ctx, case, found, direct, indirect, 1e-9 + 30 * noise / size, size)
     each = np.full(_flat(v).size, np.linalg.norm(_flat(v)))
     ctx.close(found.adjoint, v, 10 * tolerances.rtol(_SERIES, ctx.dtype), what="adjoint", scale=each)
+
+
+@check("SAMA", "WeightUpdate", "sgd")
+def settings_of_the_optimizer_are_beyond_sama(ctx: Context, draw: Draw) -> None:
+    """A hyperparameter that acts through the optimizer alone raises DisconnectedHyperparameter, not a zero."""
+    case = problems.ridge(draw, 3, shared=True).with_(params={"w": draw.normal(3)})
+    stepped = case.with_(hparams={**case.hparams, "lr": np.asarray(0.3)}, kind="update")
+    with refused(DisconnectedHyperparameter, "lr"):
+        ctx.by_method(stepped, SAMA(radius=0.1))
 
 
 @check("Penalty", "Minimize", slow=True)

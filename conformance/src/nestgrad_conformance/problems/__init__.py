@@ -1,5 +1,6 @@
 """Problem families, each written once against an array namespace, with closed forms where they exist."""
 
+from nestgrad_conformance.problems._case import RATE as RATE
 from nestgrad_conformance.problems._case import Case as Case
 from nestgrad_conformance.problems._case import SGDFrom as SGDFrom
 from nestgrad_conformance.problems.logistic import logistic as logistic

@@ -14,14 +14,18 @@ from nestgrad_conformance.harness import Harness
 Kind = Literal["minimize", "update", "update with state", "fixed point", "root", "proximal", "reversible"]
 
 
+RATE = 0.3
+"""The learning rate of an update whose hyperparameters hold none."""
+
+
 @dataclass(frozen=True)
 class SGDFrom:
-    """An optimizer of hparams: sgd(h["lr"], h["momentum"], h["weight_decay"]), each a constant 0 where it is absent."""
+    """An optimizer of hparams: sgd(h["lr"], h["momentum"], h["weight_decay"]); constants RATE, 0, 0 where absent."""
 
     make: Callable[[Any, Any, Any], Any]
 
     def __call__(self, hparams: Any) -> Any:
-        return self.make(hparams["lr"], hparams.get("momentum", 0.0), hparams.get("weight_decay", 0.0))
+        return self.make(hparams.get("lr", RATE), hparams.get("momentum", 0.0), hparams.get("weight_decay", 0.0))
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from nestgrad._errors import InvalidInput, UnsupportedSpec
 from nestgrad._methods.bome import BOME
 from nestgrad._methods.darts import DARTS
-from nestgrad._methods.implicit import Implicit
+from nestgrad._methods.implicit import Implicit, Solver
 from nestgrad._methods.penalty import Penalty
 from nestgrad._methods.pes import PES
 from nestgrad._methods.sama import SAMA
@@ -116,6 +116,11 @@ def require_legal(
 ) -> None:
     """Raise UnsupportedSpec or InvalidInput, before anything is computed, unless all of these go together."""
     require_inner(inner)
+    if isinstance(method, get_args(Solver)):
+        name = type(method).__name__
+        raise UnsupportedSpec(
+            f"method: got the solver {name}, limit: Implicit, Unrolled, …. Remedy: pass Implicit(solver={name}(...))."
+        )
     if type(method) not in INNERS_OF and (isinstance(method, type) or not hasattr(method, "__dataclass_fields__")):
         there = ", ".join(kind.__name__ for kind in INNERS_OF)
         raise UnsupportedSpec(f"method {method!r}, limit: {there}. Remedy: pass Implicit(solver=CG(...)).")

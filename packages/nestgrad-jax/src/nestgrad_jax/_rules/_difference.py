@@ -23,13 +23,8 @@ def inner_gradients(problem: BilevelProblem, params: Any, call: Call) -> tuple[A
     return value, by_params, by_hparams
 
 
-def outer_parts(
-    problem: BilevelProblem, params: Any, call: Call, known: list[bool] | None = None
-) -> tuple[Array, Any, Any]:
-    """(L_out, ∂L_out/∂w, ∂L_out/∂λ) at these params; DisconnectedHyperparameter for a leaf that no loss knows.
-
-    known: the leaves that something else depends on.
-    """
+def outer_parts(problem: BilevelProblem, params: Any, call: Call) -> tuple[Array, Any, Any]:
+    """(L_out, ∂L_out/∂w, ∂L_out/∂λ) at these params; DisconnectedHyperparameter for a leaf that no loss knows."""
     outer = outer_gradients(problem.outer_loss, params, call.hparams, call.outer_batch)
     level: Any = problem.inner
     inner = scalar_loss(level.loss, "inner loss")
@@ -37,8 +32,6 @@ def outer_parts(
     one = jnp.ones_like(outer.loss)
     first = reached(lambda x: outer.pull(x)[1], one)
     second = reached(lambda x: pull(x)[0], jnp.ones_like(value))
-    if known is not None:
-        second = [one or other for one, other in zip(second, known, strict=True)]
     require_connected(call.hparams, first, second)
     return outer.loss, *outer.pull(one)
 

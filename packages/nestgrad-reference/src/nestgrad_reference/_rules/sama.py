@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import autograd
 import numpy as np
 
-from nestgrad import SAMA, HyperGradient
+from nestgrad import SAMA, HyperGradient, Minimize
 from nestgrad_reference._carry import carried
 from nestgrad_reference._derivatives import independence_is_no_news, loss_gradient, outer_gradients, weight_update
 from nestgrad_reference._rules._common import METHODS, Call, Outcome, finish
@@ -17,9 +18,9 @@ from nestgrad_reference._tree import flatten
 
 @METHODS.register(SAMA)
 def sama(spec: SAMA, call: Call) -> HyperGradient:
-    """v = (∂u/∂g)ᵀ ∂L_out/∂w, the Jacobian dense; the optimizer's hyperparameters without their part in it."""
-    call.require_connected()
+    """v = (∂u/∂g)ᵀ ∂L_out/∂w, the Jacobian dense."""
     inner: Any = call.problem.inner
+    replace(call, problem=replace(call.problem, inner=Minimize(inner.loss))).require_connected()
     w, _ = flatten(call.params)
     state = carried(inner, call.params, call.hparams, call.opt_state, whole=False).opt_state
     loss, slope, direct = outer_gradients(call.problem.outer_loss, call.params, call.hparams, call.outer_batch)

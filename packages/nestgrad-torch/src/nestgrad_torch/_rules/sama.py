@@ -17,15 +17,12 @@ from nestgrad_torch._tree import flat
 
 @METHODS.register(SAMA)
 def sama(spec: SAMA, call: Call) -> HyperGradient:
-    """v = (∂u/∂g)ᵀ ∂L_out/∂w, indirect = -[∇_λL_in(w + εv) - ∇_λL_in(w - εv)] / 2ε.
-
-    A hyperparameter that acts through the optimizer is taken without that part.
-    """
+    """v = (∂u/∂g)ᵀ ∂L_out/∂w, indirect = -[∇_λL_in(w + εv) - ∇_λL_in(w - εv)] / 2ε."""
     losses = Losses(call)
     _, g, by_hparams = losses.inner(losses.weights)
     loss, slope, direct = losses.outer(losses.weights)
-    update, v, by_optimizer = _pulled_back(call, losses, g, slope)
-    require_connected(call.hparams, either(direct, by_hparams, by_optimizer))
+    require_connected(call.hparams, either(direct, by_hparams))
+    update, v = _pulled_back(call, losses, g, slope)
     found = Outcome(
         loss=loss,
         direct=direct,
@@ -39,8 +36,8 @@ def sama(spec: SAMA, call: Call) -> HyperGradient:
     return finish(spec, call, found)
 
 
-def _pulled_back(call: Call, losses: Losses, g: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """(u, (∂u/∂g)ᵀ slope, (∂u/∂λ)ᵀ slope) at fixed weights and optimizer state."""
+def _pulled_back(call: Call, losses: Losses, g: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """(u, (∂u/∂g)ᵀ slope) at fixed weights and optimizer state."""
     inner, point = call.problem.inner, call.point
     params = point.plain(losses.weights)
     rule = functional_optimizer(inner, losses.place.hparams)
@@ -49,6 +46,6 @@ def _pulled_back(call: Call, losses: Losses, g: Tensor, slope: Tensor) -> tuple[
     updates, _ = rule.update(point.plain(leaf), state, params)
     u = -flat(tree.matched(params, updates)[0])
     if not u.requires_grad:
-        return u, torch.zeros_like(slope), [None] * len(losses.place.leaves)
-    v, *others = torch.autograd.grad(u, [leaf, *losses.place.leaves], slope, allow_unused=True)
-    return u.detach(), torch.zeros_like(slope) if v is None else v, list(others)
+        return u, torch.zeros_like(slope)
+    (v,) = torch.autograd.grad(u, [leaf], slope, allow_unused=True)
+    return u.detach(), torch.zeros_like(slope) if v is None else v

@@ -12,9 +12,10 @@ class SAMA:
     """v = (∂u/∂g)ᵀ ∂L_out/∂w at the params given, u the weight update as a function of the gradient g alone;
     ε = radius / |v|, indirect = -[∇_λ L_in(w + εv, λ) - ∇_λ L_in(w - εv, λ)] / 2ε.
 
-    Hyperparameters act through the loss only; one that acts through the optimizer raises DisconnectedHyperparameter or
-    is taken without that part. With plain SGD of rate ξ, v = ξ ∂L_out/∂w. A zero v gives indirect = 0; adjoint is v.
-    Inner problem: WeightUpdate. Status TRUNCATED or NONFINITE. (Choe et al. 2023, eq. 4 and 5.)
+    Hyperparameters act through the losses only: one that acts through nothing but the optimizer raises
+    DisconnectedHyperparameter, and what another does there is left out. With plain SGD of rate ξ, v = ξ ∂L_out/∂w. A
+    zero v gives indirect = 0; adjoint is v. Inner problem: WeightUpdate. Status TRUNCATED or NONFINITE.
+    (Choe et al. 2023, eq. 4 and 5.)
     """
 
     radius: float = 0.01

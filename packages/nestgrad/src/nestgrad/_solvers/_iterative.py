@@ -12,7 +12,8 @@ class Iterative:
     """At most max_steps steps, ending when the residual is at most max(rtol·|v|, atol).
 
     The status rests on the recomputed residual |Jᵀp - v|. With rtol = atol = 0 the number defined is the max_steps-th
-    iterate itself (or the solution where that comes sooner) and the status TRUNCATED.
+    iterate itself (or the solution where that comes sooner) and the status TRUNCATED. A warm start is where the steps
+    begin; for v = 0 the answer is 0 all the same.
     """
 
     rtol: float

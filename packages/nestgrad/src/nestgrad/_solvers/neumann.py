@@ -16,7 +16,7 @@ class Neumann:
     step_size = 1 on a WeightUpdate. (Lorraine, Vicol and Duvenaud 2020; Clarke et al. 2022, eq. 6.)
 
     A preconditioner P (a diagonal) makes it the series of the residual P F: p = Σ_j (I - a P Jᵀ)ʲ a P v, with the terms
-    t_j = (I - a Jᵀ P)ʲ v in what follows.
+    t_j = (I - a Jᵀ P)ʲ v in what follows, and J P never counts as symmetric.
 
     Status TRUNCATED, NONFINITE, or DIVERGED. With t_j the j-th term, DIVERGED means |t_{k-1}| / |t_{k-2}| >
     GROWTH_LIMIT; where J need not be symmetric, terms may grow for a while and still converge, so there |t_{k-1}| must

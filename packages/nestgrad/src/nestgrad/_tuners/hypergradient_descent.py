@@ -32,7 +32,8 @@ RULES = ("additive", "multiplicative")
 class DescentState(TypedDict):
     """A plain tree: all there is to know to go on with a run.
 
-    As OnePassState, with `previous`: {"params", "opt_state", "grads"} that entered the last weight step, None at first.
+    As OnePassState, with `previous`: {"params", "opt_state", "grads"} that entered the last weight step; before the
+    first one it is None, or holds zeros where a state's structure must not change.
     """
 
     params: Any

@@ -48,8 +48,8 @@ class OnePassInfo:
     """What one step saw.
 
     inner_loss: of this step's inner batch before the step. tuned: whether the hyperparameters moved. hypergradient: in
-    the unconstrained leaves; on a step without one its arrays are zero, its outer_loss NaN, its status IDLE. hparams:
-    natural values after the step.
+    the unconstrained leaves, without an adjoint; on a step without one its arrays are zero, its outer_loss NaN, its
+    status IDLE. hparams: natural values after the step.
     """
 
     inner_loss: Any
