@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,6 +27,19 @@ def _sgd(learning_rate: Any, momentum: Any, weight_decay: Any) -> optax.Gradient
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum), scale)
 
 
+@contextlib.contextmanager
+def _precision(dtype: str) -> Iterator[None]:
+    """The dtype for one check; then its compiled programs are dropped.
+
+    Each maps memory of its own, and a process has 65,530 such maps: two hundred checks would run out of them.
+    """
+    with jax.enable_x64(dtype == "float64"):
+        try:
+            yield
+        finally:
+            jax.clear_caches()
+
+
 def harness(device: str = "cpu") -> Harness:
     """The backend on one device."""
     place = jax.devices(device)[0]
@@ -38,5 +53,5 @@ def harness(device: str = "cpu") -> Harness:
         adam=optax.adam,
         detach=jax.lax.stop_gradient,
         reversible=nestgrad_jax.optim.reversible_sgd,
-        precision=lambda dtype: jax.enable_x64(dtype == "float64"),
+        precision=_precision,
     )
