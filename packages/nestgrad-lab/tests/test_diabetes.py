@@ -63,9 +63,7 @@ def test_hypergradients_of_penalties_equal_differences(backend, penalty):
         return 0.5 * np.mean((x @ w - y) ** 2)
 
     def prox(h):
-        return (
-            ng.prox.elastic_net(np.e ** h["l1"], np.e ** h["l2"]) if "l2" in h else ng.prox.lasso(np.e ** h["l1"])
-        )
+        return ng.prox.elastic_net(np.e ** h["l1"], np.e ** h["l2"]) if "l2" in h else ng.prox.lasso(np.e ** h["l1"])
 
     w = fit(train, hparams["l1"], hparams.get("l2"))
     assert 0 < np.count_nonzero(w) < w.size

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from nestgrad import (
+    INNERS,
     BilevelProblem,
     HyperGradient,
     HyperGradientJVP,
@@ -26,7 +27,6 @@ from nestgrad import (
     require_legal,
     tree,
 )
-from nestgrad._problem import INNERS
 from nestgrad_torch._derivatives import linearize
 from nestgrad_torch._rules import METHODS, Call
 from nestgrad_torch._rules._call import vector_like
