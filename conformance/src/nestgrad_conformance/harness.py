@@ -37,8 +37,9 @@ class Harness:
     a functional optimizer, for WeightUpdate and OnePass; a setting is a scalar or a tree like the params.
     adam(learning_rate): an outer optimizer (0.9, 0.999, 1e-8), for OnePass. detach: cuts a value off from
     differentiation. precision(dtype): a context in which that dtype exists. reversible(learning_rate, momentum): the
-    optimizer for Unrolled(mode="reversible"). recomputed: units in the last place by which a recomputed unroll may
-    differ from a stored one, where a compiler fuses the two differently.
+    optimizer for Unrolled(mode="reversible"). grad(function): the gradient of a scalar function of a tree. recomputed:
+    units in the last place by which a recomputed unroll may differ from a stored one, where a compiler fuses the two
+    differently.
     """
 
     backend: Backend
@@ -51,6 +52,7 @@ class Harness:
     detach: Callable[[Array], Array] | None = None
     precision: Callable[[str], AbstractContextManager[Any]] = _no_precision
     reversible: Callable[[Any, Any], Any] | None = None
+    grad: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] | None = None
     recomputed: int = 0
 
 

@@ -169,3 +169,24 @@ def the_adjoint_explains_the_error(ctx: Context, draw: Draw) -> None:
     reach = np.linalg.norm(np.linalg.inv(point.jacobian), 2) * np.linalg.norm(point.mixed)
     bound = 10 * tolerances.rtol(Dense(), ctx.dtype) * reach * np.linalg.norm(point.outer_gradient)
     assert np.linalg.norm(error - measured) <= bound, f"identity off by {np.linalg.norm(error - measured):.3g}"
+
+
+@check("best_response", "grad", "Minimize", "Root", "Dense", "Neumann")
+def best_responses_differentiate_to_the_hypergradient(ctx: Context, draw: Draw) -> None:
+    """The gradient of outer_loss(response(λ), λ), by the framework's own autodiff, is the method's hypergradient."""
+    solver = draw.pick([Dense(), Neumann(num_terms=3, step_size=0.3)], "solver")
+    case = problems.quadratic(draw, 4, 2, condition=5.0)
+    if isinstance(solver, Dense) and draw.pick([True, False], "root"):
+        case = problems.mapped(draw, 4, 2, kind="root")
+    problem, params, hparams = ctx.point(case)
+    call = ctx.call(case)
+    backend: Any = ctx.harness.backend
+    response = backend.best_response(lambda h, batch: params, inner=problem.inner, method=Implicit(solver=solver))
+    assert ctx.harness.grad is not None
+    found = ctx.harness.grad(lambda h: problem.outer_loss(response(h, call["inner_batch"]), h, call["outer_batch"]))(
+        hparams
+    )
+    right = ctx.numpy(ctx.hypergradient(case, solver).total)
+    size = float(np.abs(right["shift"]).max()) + float(np.linalg.norm(ctx.materialize(case).outer_gradient))
+    limit = 10 * tolerances.rtol(solver, ctx.dtype)
+    ctx.close(found, right, limit, what="gradient", scale=np.full(2, 5 * size))

@@ -53,5 +53,6 @@ def harness(device: str = "cpu") -> Harness:
         adam=optax.adam,
         detach=jax.lax.stop_gradient,
         reversible=nestgrad_jax.optim.reversible_sgd,
+        grad=jax.grad,
         precision=_precision,
     )

@@ -23,4 +23,5 @@ def harness(device: str = "cpu") -> Harness:
         adam=lambda learning_rate: functools.partial(torch.optim.Adam, lr=learning_rate),
         detach=torch.detach,
         reversible=nestgrad_torch.optim.reversible_sgd,
+        grad=torch.func.grad,
     )
