@@ -57,7 +57,8 @@ def _on_the_whole_backend(check: str) -> str:
 def test_an_unchanged_copy_passes_every_check(planted: Harness) -> None:
     """Else a bug would be caught by the copying."""
     results = check_backend(planted, max_examples=5)
-    assert {result.check for result in results if result.status == "passed"} == set(CHECKS), results
+    beyond = {name for name, check in CHECKS.items() if "best_response" in check.requires}  # the reference has none
+    assert {result.check for result in results if result.status == "passed"} == CHECKS.keys() - beyond, results
 
 
 @pytest.mark.parametrize(
