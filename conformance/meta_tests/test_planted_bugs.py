@@ -40,7 +40,10 @@ def planted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]
     sys.path.insert(0, str(tmp_path))
     try:
         module = importlib.import_module(name)
-        yield dataclasses.replace(whole, backend=module, sgd=module.optim.sgd, adam=module.optim.adam)
+        rules = module.optim
+        yield dataclasses.replace(
+            whole, backend=module, sgd=rules.sgd, adam=rules.adam, reversible=rules.reversible_sgd
+        )
     finally:
         sys.path.remove(str(tmp_path))
         for loaded in [key for key in sys.modules if key.partition(".")[0] == name]:
