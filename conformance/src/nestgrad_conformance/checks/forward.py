@@ -117,11 +117,12 @@ def several_outer_batches_give_the_single_answers(ctx: Context, draw: Draw) -> N
         *ctx.point(case),
         method=Implicit(solver=solver),
         outer_batches=[ctx.arrays(batch) for batch in others],
+        throw=False,  # three terms that grow are the method all the same
         **ctx.call(case, outer=False),
     )
     assert len(found) == len(others), f"{len(found)} results, expected {len(others)}"
     for one, batch in zip(found, others, strict=True):
-        alone = ctx.hypergradient(case.with_(outer_batch=batch), solver)
+        alone = ctx.hypergradient(case.with_(outer_batch=batch), solver, throw=False)
         size = float(np.abs(_flat(ctx.numpy(alone.indirect))).max() + np.abs(_flat(ctx.numpy(alone.direct))).max())
         for part in ("total", "direct", "indirect", "outer_loss"):
             right = ctx.numpy(getattr(alone, part))
