@@ -36,6 +36,7 @@ from nestgrad._errors import NonScalarLoss as NonScalarLoss
 from nestgrad._errors import NotConverged as NotConverged
 from nestgrad._errors import NotSymmetric as NotSymmetric
 from nestgrad._errors import OutOfSpace as OutOfSpace
+from nestgrad._errors import ProcessLost as ProcessLost
 from nestgrad._errors import Recompilation as Recompilation
 from nestgrad._errors import SingularJacobian as SingularJacobian
 from nestgrad._errors import SolverError as SolverError
@@ -107,7 +108,9 @@ from nestgrad._tuners._watch import Watch as Watch
 from nestgrad._tuners.hypergradient_descent import DescentState as DescentState
 from nestgrad._tuners.hypergradient_descent import check_descent as check_descent
 from nestgrad._tuners.one_pass import OnePassInfo as OnePassInfo
+from nestgrad._tuners.one_pass import OnePassRun as OnePassRun
 from nestgrad._tuners.one_pass import OnePassState as OnePassState
+from nestgrad._tuners.one_pass import check_block as check_block
 from nestgrad._tuners.one_pass import check_one_pass as check_one_pass
 from nestgrad._tuners.real_time import RealTimeState as RealTimeState
 from nestgrad._tuners.real_time import check_real_time as check_real_time

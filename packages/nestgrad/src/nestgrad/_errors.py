@@ -56,6 +56,10 @@ class DoubleBackwardUnsupported(NestgradError, NotImplementedError):
     """An operation on the way from params to a loss has no second derivative."""
 
 
+class ProcessLost(NestgradError, RuntimeError):
+    """A process of the group stopped answering, so a sum over the group cannot be had."""
+
+
 class UnknownBackend(NestgradError, LookupError):
     """No installed backend has this name."""
 

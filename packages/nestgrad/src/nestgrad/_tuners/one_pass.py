@@ -9,8 +9,9 @@ its inner batch. When T divides t it also moves the hyperparameters:
 4. the chain rule of each space turns it into the gradient in the leaves, and the outer optimizer takes one step on
    them, its state kept for the whole run; then leaves beyond their clip range are set to its end.
 
-Weights, optimizer state and outer optimizer state carry on. (Clarke, Oldewage and Hernández-Lobato 2022, algorithm 1
-with the i terms of eq. 6, plus the direct term.)
+Weights, optimizer state and outer optimizer state carry on. `run` is `step` over a block of inner batches with one
+outer batch, which lets a backend make one program of the block; a block need not begin or end at a hyper step.
+(Clarke, Oldewage and Hernández-Lobato 2022, algorithm 1 with the i terms of eq. 6, plus the direct term.)
 """
 
 from __future__ import annotations
@@ -56,6 +57,29 @@ class OnePassInfo:
     tuned: Any
     hypergradient: HyperGradient
     hparams: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnePassRun:
+    """What a block of steps saw, the same numbers as its steps one by one.
+
+    inner_losses: one a step, each before the step, an array (steps,). hypergradients: one a hyper step of the block, as
+    in OnePassInfo. hparams: natural values after the block.
+    """
+
+    inner_losses: Any
+    hypergradients: tuple[HyperGradient, ...]
+    hparams: Any
+
+
+def check_block(tuner: str, inner_batches: Any) -> None:
+    """Raise InvalidInput unless inner_batches is a list or tuple of one or more batches."""
+    if not isinstance(inner_batches, (list, tuple)) or not inner_batches:
+        got = "0 batches" if isinstance(inner_batches, (list, tuple)) else type(inner_batches).__name__  # pyright: ignore[reportUnknownArgumentType]
+        raise InvalidInput(
+            f"{tuner}.run: inner_batches: got {got}, limit: a list of at least 1 batch, one a step. "
+            "Remedy: pass [batch, ...], or call step for a single one."
+        )
 
 
 def check_one_pass(problem: BilevelProblem, hparams: Any, every: int, method: Implicit) -> WeightUpdate:
