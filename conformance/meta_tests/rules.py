@@ -163,6 +163,10 @@ _LINES: list[tuple[str, str, str, str, str]] = [
     ("tuner forgets the carried state", TUNERS + "one_pass.py", "linearize(self._update, state",
      "linearize(type(self._update)(self._update.loss, self._update.optimizer), state",
      "one_pass_with_a_carried_state_takes_the_series_on_both"),
+    ("block of its first batch alone", TUNERS + "one_pass.py", "for batch in inner_batches:",
+     "for batch in [inner_batches[0]] * len(inner_batches):", "a_run_equals_its_steps"),
+    ("block that tells of its last hyper step alone", TUNERS + "one_pass.py", "found += [info.hypergradient] if",
+     "found = [info.hypergradient] if", "a_run_equals_its_steps"),
 ]  # fmt: skip
 
 BUGS = [Bug(51 + k, *line) for k, line in enumerate(_LINES)]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nestgrad import NOT_BUILT, OPTIONAL, SPECS
+from nestgrad import NOT_BUILT, OPTIONAL, SPECS, offers
 from nestgrad_conformance.harness import Harness
 from nestgrad_conformance.running import CheckResult
 
@@ -18,7 +18,7 @@ def report(harness: Harness, dtype: str, results: Sequence[CheckResult]) -> dict
     """backend, dtype, versions, supports (spec name to bool) and one record a check."""
     backend = harness.backend
     supports = {name: backend.supports(spec) for name, spec in SPECS.items()}
-    supports |= {name: hasattr(backend, name) for name in OPTIONAL}
+    supports |= {name: offers(backend, name) for name in OPTIONAL}
     return {
         "backend": backend.__name__,
         "dtype": dtype,

@@ -11,7 +11,7 @@ from typing import Any, cast
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from nestgrad import OPTIONAL, SPECS
+from nestgrad import OPTIONAL, SPECS, offers
 from nestgrad_conformance.context import Context
 from nestgrad_conformance.draws import Draw
 from nestgrad_conformance.harness import Harness, require_dtypes
@@ -42,7 +42,7 @@ def missing(check: Check, harness: Harness, dtype: str) -> str | None:
         if name in SPECS:
             there = harness.backend.supports(SPECS[name])
         elif name in OPTIONAL:
-            there = hasattr(harness.backend, name)
+            there = offers(harness.backend, name)
         else:
             there = getattr(harness, name) is not None
         if not there:

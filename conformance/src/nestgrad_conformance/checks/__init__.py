@@ -8,6 +8,7 @@ from nestgrad_conformance.checks import inner_problems as inner_problems
 from nestgrad_conformance.checks import invariance as invariance
 from nestgrad_conformance.checks import legality as legality
 from nestgrad_conformance.checks import one_pass as one_pass
+from nestgrad_conformance.checks import one_pass_run as one_pass_run
 from nestgrad_conformance.checks import other_tuners as other_tuners
 from nestgrad_conformance.checks import proximal as proximal
 from nestgrad_conformance.checks import purity as purity

@@ -15,6 +15,7 @@ from nestgrad._backend import Backend as Backend
 from nestgrad._backend import Rules as Rules
 from nestgrad._backend import available_backends as available_backends
 from nestgrad._backend import get_backend as get_backend
+from nestgrad._backend import offers as offers
 from nestgrad._backend import support_table as support_table
 from nestgrad._certificate import Certificate as Certificate
 from nestgrad._errors import Breakdown as Breakdown

@@ -122,10 +122,11 @@ OPTIONAL: tuple[str, ...] = (
     "check",
     "prox",
     "OnePass",
+    "OnePass.run",
     "HypergradientDescent",
     "RealTime",
 )
-"""What a backend may have besides: functions, the module of proximal maps, tuners."""
+"""What a backend may have besides: functions, the module of proximal maps, tuners, a tuner's method after a dot."""
 
 NOT_BUILT: dict[str, str] = {
     "SOBA": "OnePass, or hypergradient(...) with a warm start",
@@ -135,6 +136,16 @@ NOT_BUILT: dict[str, str] = {
     "DrMAD": "Unrolled(mode='reversible') or Unrolled(checkpoint_every='sqrt')",
 }
 """Names that the field knows and nestgrad has not built, each with what to use instead."""
+
+
+def offers(backend: Any, name: str) -> bool:
+    """Whether the backend has this one of OPTIONAL."""
+    found = backend
+    for part in name.split("."):
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True
 
 
 def available_backends() -> dict[str, EntryPoint]:
@@ -160,6 +171,6 @@ def support_table() -> dict[str, dict[str, bool]]:
     for name in available_backends():
         backend = get_backend(name)
         row = {spec_name: backend.supports(spec) for spec_name, spec in SPECS.items()}
-        row |= {name: hasattr(backend, name) for name in OPTIONAL}
+        row |= {name: offers(backend, name) for name in OPTIONAL}
         table[name] = row | dict.fromkeys(NOT_BUILT, False)
     return table

@@ -14,7 +14,9 @@ from nestgrad import (
     Stats,
     Status,
     UnsupportedOptimizer,
+    Watch,
     WeightUpdate,
+    error_for,
     initial_values,
     map_spaces,
     require_initial,
@@ -62,6 +64,20 @@ def idle(leaves: Any) -> HyperGradient:
 def is_finite(found: HyperGradient) -> bool:
     """Whether the total and the outer loss are."""
     return all(np.isfinite(leaf).all() for leaf in [*tree.leaves(found.total), found.outer_loss])
+
+
+def hyper_step(tuner: Any, found: HyperGradient, state: Any, after: Any, *, failing: Any, watch: Watch) -> None:
+    """The hyperparameters' move by the outer optimizer, written into `after`.
+
+    Raises the error of `found`, of the spec `failing`, where the total is not finite and the tuner throws.
+    """
+    if tuner.throw and not found.status.ok and not is_finite(found):
+        raise error_for(found.status, failing, found.stats, where=f"training step {after['step']}")
+    watch.see(norm(found.total), step=after["step"])
+    steps, after["outer_opt_state"] = tuner.outer_optimizer.update(
+        found.total, state["outer_opt_state"], state["hparams"]
+    )
+    after["hparams"] = map_spaces(clip, tuner.spaces, tree.map(np.add, state["hparams"], steps))
 
 
 def norm(values: Any) -> float:

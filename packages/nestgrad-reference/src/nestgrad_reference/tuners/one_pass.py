@@ -12,11 +12,12 @@ from nestgrad import (
     Implicit,
     InvalidInput,
     OnePassInfo,
+    OnePassRun,
     OnePassState,
     Space,
     Watch,
+    check_block,
     check_one_pass,
-    error_for,
     map_spaces,
     tree,
 )
@@ -27,14 +28,12 @@ from nestgrad_reference._rules.implicit import implicit
 from nestgrad_reference._space_ops import slope
 from nestgrad_reference._tree import as_params, check_matching, flatten
 from nestgrad_reference.tuners._common import (
-    clip,
+    hyper_step,
     idle,
     in_leaves,
     initial_leaves,
-    is_finite,
     loss_and_gradient,
     natural_values,
-    norm,
     require_outer_optimizer,
 )
 
@@ -102,15 +101,21 @@ class OnePass:
         outer = outer_gradients(self.problem.outer_loss, moved, values, outer_batch)
         natural = implicit(self.method, point, outer, values, throw=False)
         found = self._in_leaves(natural, values)
-        if self.throw and not found.status.ok and not is_finite(found):
-            raise error_for(found.status, self.method, found.stats, where=f"training step {after['step']}")
-        self._watch.see(norm(found.total), step=after["step"])
-        steps, after["outer_opt_state"] = self.outer_optimizer.update(
-            found.total, state["outer_opt_state"], state["hparams"]
-        )
-        after["hparams"] = map_spaces(clip, self.spaces, tree.map(np.add, state["hparams"], steps))
+        hyper_step(self, found, state, after, failing=self.method, watch=self._watch)
         info = OnePassInfo(inner_loss=np.asarray(value), tuned=True, hypergradient=found, hparams=self.values(after))
         return after, info
+
+    def run(self, state: OnePassState, inner_batches: Any, outer_batch: Any) -> tuple[OnePassState, OnePassRun]:
+        """`step` on each of inner_batches in turn, with the one outer batch."""
+        check_block("OnePass", inner_batches)
+        losses, found = [], []
+        for batch in inner_batches:
+            state, info = self.step(state, batch, outer_batch)
+            losses.append(info.inner_loss)
+            found += [info.hypergradient] if info.tuned else []
+        return state, OnePassRun(
+            inner_losses=np.asarray(losses), hypergradients=tuple(found), hparams=self.values(state)
+        )
 
     def values(self, state: OnePassState) -> Any:
         """The hyperparameters' natural values, a tree shaped like hparams."""

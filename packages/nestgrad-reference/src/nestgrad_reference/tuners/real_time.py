@@ -15,9 +15,7 @@ from nestgrad import (
     Status,
     Watch,
     check_real_time,
-    error_for,
     map_spaces,
-    tree,
 )
 from nestgrad_reference._carry import Carried
 from nestgrad_reference._checks import functional_optimizer
@@ -28,11 +26,10 @@ from nestgrad_reference._space_ops import slope
 from nestgrad_reference._trajectory import advance, derivatives, distance
 from nestgrad_reference._tree import as_params, check_matching, flatten
 from nestgrad_reference.tuners._common import (
-    clip,
+    hyper_step,
     idle,
     in_leaves,
     initial_leaves,
-    is_finite,
     loss_and_gradient,
     natural_values,
     norm,
@@ -104,13 +101,7 @@ class RealTime:
                 opt_state=state["opt_state"],
             )
             found = self._hypergradient(after, values, outer_batch, distance(before, reached))
-            if self.throw and not found.status.ok and not is_finite(found):
-                raise error_for(found.status, self, found.stats, where=f"training step {after['step']}")
-            self._watch.see(norm(found.total), step=after["step"])
-            steps, after["outer_opt_state"] = self.outer_optimizer.update(
-                found.total, state["outer_opt_state"], state["hparams"]
-            )
-            after["hparams"] = map_spaces(clip, self.spaces, tree.map(np.add, state["hparams"], steps))
+            hyper_step(self, found, state, after, failing=self, watch=self._watch)
         hparams = self.values(after)
         return after, OnePassInfo(inner_loss=np.asarray(loss), tuned=tuned, hypergradient=found, hparams=hparams)
 
