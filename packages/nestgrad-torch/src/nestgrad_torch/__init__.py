@@ -7,15 +7,15 @@ from nestgrad import *  # noqa: F403
 from nestgrad_torch import implicit_diff as implicit_diff
 from nestgrad_torch import optim as optim
 from nestgrad_torch import prox as prox
-from nestgrad_torch._backend import best_response_jacobian as best_response_jacobian
 from nestgrad_torch._backend import hypergradient as hypergradient
 from nestgrad_torch._backend import hypergradient_jvp as hypergradient_jvp
 from nestgrad_torch._backend import hypergradients as hypergradients
-from nestgrad_torch._backend import newton_step as newton_step
 from nestgrad_torch._backend import supports as supports
 from nestgrad_torch._best_response import best_response as best_response
 from nestgrad_torch._modules import ModuleParams as ModuleParams
 from nestgrad_torch._preflight import check as check
+from nestgrad_torch._response import best_response_jacobian as best_response_jacobian
+from nestgrad_torch._response import newton_step as newton_step
 from nestgrad_torch._solvers._common import SOLVERS as SOLVERS
 from nestgrad_torch._solvers._common import Solve as Solve
 from nestgrad_torch._verify import verify as verify

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from nestgrad import (
     INNERS,
@@ -17,7 +16,6 @@ from nestgrad import (
     HyperGradient,
     HyperGradientJVP,
     Implicit,
-    Inner,
     InvalidInput,
     ProximalGradient,
     UnsupportedSpec,
@@ -30,7 +28,7 @@ from nestgrad import (
 from nestgrad_torch._derivatives import linearize
 from nestgrad_torch._rules import METHODS, Call
 from nestgrad_torch._rules._call import vector_like
-from nestgrad_torch._rules.implicit import Extras, extras_of, implicit, implicit_jvp, solve_forward
+from nestgrad_torch._rules.implicit import extras_of, implicit, implicit_jvp
 from nestgrad_torch._second_order import second_order
 from nestgrad_torch._solvers import SOLVERS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, untouched
@@ -66,7 +64,7 @@ def hypergradient(
     _require_method(method)
     require_legal(problem.inner, method, warm_start=warm_start, preconditioner=preconditioner, key=key)
     require_batches(method, inner_batch, inner_batches)
-    call = _call(
+    call = as_call(
         problem,
         params,
         hparams,
@@ -100,13 +98,13 @@ def hypergradients(
 ) -> list[HyperGradient]:
     """One hypergradient for each outer batch, from one linearisation; each is what `hypergradient` gives for it."""
     require_legal(problem.inner, method, key=key)
-    _require_implicit("hypergradients", method)
+    require_implicit("hypergradients", method)
     if not isinstance(outer_batches, (list, tuple)) or not outer_batches:
         raise InvalidInput(
             f"outer_batches: got {type(outer_batches).__name__} of {len(outer_batches) if outer_batches else 0}, "
             "limit: a list of at least 1 batch. Remedy: pass [outer_batch]."
         )
-    call = _call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state, key=key, throw=throw)
+    call = as_call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state, key=key, throw=throw)
     for batch in outer_batches:
         check_matching(call.point, outer_batch=batch)
     with untouched(call.point), second_order(call.point.module):
@@ -139,8 +137,8 @@ def hypergradient_jvp(
 ) -> HyperGradientJVP:
     """The derivative of outer_loss along a direction in hparams (a tree like them), by one forward solve."""
     require_legal(problem.inner, method, warm_start=warm_start, preconditioner=preconditioner, key=key)
-    _require_implicit("hypergradient_jvp", method)
-    call = _call(
+    require_implicit("hypergradient_jvp", method)
+    call = as_call(
         problem,
         params,
         hparams,
@@ -171,75 +169,12 @@ def hypergradient_jvp(
         )
 
 
-@torch.inference_mode(mode=False)
-def best_response_jacobian(
-    inner: Inner,
-    params: Any,
-    hparams: Any,
-    *,
-    method: Implicit,
-    inner_batch: Any = None,
-    opt_state: Any = None,
-    throw: bool = True,
-) -> Any:
-    """dw*/dλ = -J⁻¹B, column by column: a tree like params of trees like hparams, shapes param.shape + hparam.shape."""
-    require_legal(inner, method)
-    _require_implicit("best_response_jacobian", method)
-    problem = BilevelProblem(inner=inner, outer_loss=_no_outer_loss)
-    call = _call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state, throw=throw)
-    with untouched(call.point), second_order(call.point.module):
-        place = call.place()
-        linear = linearize(inner, place, inner_batch, opt_state)
-        linear.damping = method.damping
-        extras = extras_of(call, linear)
-        blocks = [_columns(method, linear, i, call, extras) for i in range(len(place.leaves))]
-    rows: list[Any] = []
-    for i, leaf in enumerate(call.point.leaves):
-        pairs = zip(blocks, place.leaves, strict=True)
-        parts = [_rows(block, i, call.point.leaves).reshape((*leaf.shape, *h.shape)) for block, h in pairs]
-        rows.append(tree.unflatten(call.hparams, parts))
-    return tree.unflatten(call.point.tree, rows)
-
-
-@torch.inference_mode(mode=False)
-def newton_step(
-    inner: Inner, params: Any, hparams: Any, *, solver: Any, inner_batch: Any = None, opt_state: Any = None
-) -> tuple[Any, float]:
-    """(w - J⁻¹F, |F| at the params given): the same kind of params, a module as a copy that holds the new values.
-
-    Not for a WeightUpdate. Raises the error of a solve that failed.
-    """
-    return newton(inner, params, hparams, solver, inner_batch, opt_state, throw=True)
-
-
-def newton(
-    inner: Inner, params: Any, hparams: Any, solver: Any, inner_batch: Any, opt_state: Any, *, throw: bool
-) -> tuple[Any, float]:
-    """newton_step, which with throw=False returns whatever the solver ended with."""
-    method = Implicit(solver=solver)
-    require_legal(inner, method)
-    if isinstance(inner, WeightUpdate):
-        raise UnsupportedSpec(
-            "newton_step on WeightUpdate, limit: Minimize, FixedPoint, Root, ProximalGradient. "
-            "Remedy: pass Minimize(loss), whose minimiser it is that the updates approach."
-        )
-    problem = BilevelProblem(inner=inner, outer_loss=_no_outer_loss)
-    call = _call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state)
-    with untouched(call.point), second_order(call.point.module):
-        place = call.place()
-        linear = linearize(inner, place, inner_batch, opt_state)
-        residual = linear.residual.detach()
-        move = solve_forward(method, linear, residual, Extras(), throw=throw)
-        moved = place.weights.detach() - move
-    return call.point.like_given(moved), float(vector_norm(residual))
-
-
 def supports(spec_type: type) -> bool:
     """Whether this backend has a rule for the spec type."""
     return spec_type in INNERS or spec_type in METHODS or spec_type in SOLVERS
 
 
-def _call(problem: BilevelProblem, params: Any, hparams: Any, **given: Any) -> Call:
+def as_call(problem: BilevelProblem, params: Any, hparams: Any, **given: Any) -> Call:
     """The call's arguments, checked: values that can be differentiated, of one dtype and device."""
     point = Params(params)
     hparams = as_hparams(hparams, point.leaves[0])
@@ -277,7 +212,7 @@ def _require_method(method: Any) -> None:
         raise UnsupportedSpec(f"method {method!r}, limit: {there}. Remedy: pass Implicit(solver=CG(...)).")
 
 
-def _require_implicit(name: str, method: Any) -> None:
+def require_implicit(name: str, method: Any) -> None:
     if not isinstance(method, Implicit):
         raise UnsupportedSpec(
             f"{name}: method {type(method).__name__}, limit: Implicit. Remedy: pass Implicit(solver=CG(...)), or call "
@@ -290,25 +225,3 @@ def _like_hparams(direction: Any, hparams: Any, like: Tensor) -> list[Tensor]:
     values = [torch.as_tensor(x, dtype=like.dtype, device=like.device) if isinstance(x, float) else x for x in leaves]
     vector_like(hparams, tree.unflatten(hparams, values), "direction")
     return [value.detach() for value in values]
-
-
-def _columns(method: Implicit, linear: Any, which: int, call: Call, extras: Extras) -> Tensor:
-    """-J⁻¹B for the entries of one hyperparameter: (weights, entries)."""
-    count = linear.inputs[0].numel()
-    zeros = [torch.zeros_like(h) for h in linear.hparams]
-    columns = []
-    for entry in range(zeros[which].numel()):
-        unit = torch.zeros_like(zeros[which]).reshape(-1)
-        unit[entry] = 1.0
-        direction = [*zeros[:which], unit.reshape(zeros[which].shape), *zeros[which + 1 :]]
-        rhs = -linear.hparam_push(direction)
-        columns.append(solve_forward(method, linear, rhs, extras, throw=call.throw)[:count])
-    return torch.stack(columns, dim=1) if columns else linear.inputs[0].new_zeros(count, 0)
-
-
-def _rows(block: Tensor, which: int, leaves: list[Tensor]) -> Tensor:
-    return block.split([leaf.numel() for leaf in leaves])[which]
-
-
-def _no_outer_loss(params: Any, hparams: Any, batch: Any) -> Any:
-    raise NotImplementedError

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from nestgrad import BilevelProblem, HyperGradient, Verification, tree, verify_with
-from nestgrad_torch._backend import hypergradient, newton
+from nestgrad_torch._backend import hypergradient
+from nestgrad_torch._response import newton
 from nestgrad_torch._tree import Params, as_hparams, flat
 
 

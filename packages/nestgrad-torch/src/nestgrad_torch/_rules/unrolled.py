@@ -16,8 +16,8 @@ from nestgrad_torch._derivatives import Place, scalar_loss
 from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._rules._call import METHODS, Call
 from nestgrad_torch._rules._finish import Outcome, finish
-from nestgrad_torch._rules._reversible import Undone
 from nestgrad_torch._rules.implicit import require_connected
+from nestgrad_torch._rules.reversible import Undone
 from nestgrad_torch._second_order import require_differentiable
 from nestgrad_torch._steps import Draws, Moment, Pieces, Steps, traced
 from nestgrad_torch._tree import flat

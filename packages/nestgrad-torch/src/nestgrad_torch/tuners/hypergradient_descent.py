@@ -29,7 +29,7 @@ from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._steps import Draws
 from nestgrad_torch._tree import Params, check_matching, flat
-from nestgrad_torch.tuners._base import Tuner, extremes, is_finite, total_norm, with_gradients
+from nestgrad_torch.tuners._common import Tuner, extremes, is_finite, total_norm, with_gradients
 
 
 class HypergradientDescent(Tuner):

@@ -26,7 +26,7 @@ from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._rules.implicit import implicit
 from nestgrad_torch._second_order import require_twice_differentiable, second_order
 from nestgrad_torch._tree import Params, check_matching, split
-from nestgrad_torch.tuners._base import (
+from nestgrad_torch.tuners._common import (
     Tuner,
     is_finite,
     require_callable,

@@ -27,7 +27,7 @@ from nestgrad_torch._rules.unrolled import units
 from nestgrad_torch._second_order import second_order
 from nestgrad_torch._steps import Moment, Pieces, Steps, traced
 from nestgrad_torch._tree import Params, check_matching, flat, split
-from nestgrad_torch.tuners._base import (
+from nestgrad_torch.tuners._common import (
     Tuner,
     is_finite,
     require_callable,

@@ -1,7 +1,8 @@
 """Known ways to fail, one row each: the error, and that its message has a name, a number, a limit and a remedy."""
 
+import importlib.util
+import pathlib
 import re
-import warnings
 from functools import partial
 
 import pytest
@@ -10,133 +11,31 @@ from torch import nn
 
 import nestgrad_torch as ng
 
-D = torch.float64
-W = torch.tensor([0.3, -1.0, 2.0], dtype=D)
-X = torch.randn(7, 3, dtype=D, generator=torch.Generator().manual_seed(0))
-Y = torch.randn(7, dtype=D, generator=torch.Generator().manual_seed(1))
-DENSE = ng.Implicit(solver=ng.Dense())
+_spec = importlib.util.spec_from_file_location("failing_problems", pathlib.Path(__file__).with_name("problems.py"))
+problems = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(problems)
+W = problems.W
+X = problems.X
+DENSE = problems.DENSE
+loss = problems.loss
+quadratic = problems.quadratic
+linear = problems.linear
+sgd = problems.sgd
+run = problems.run
+solved = problems.solved
+Mixing = problems.Mixing
+no_path = problems.no_path
+cut = problems.cut
+rounded = problems.rounded
+one_pass = problems.one_pass
+descent_out_of_space = problems.descent_out_of_space
+lasso_at_the_edge = problems.lasso_at_the_edge
+complex_loss = problems.complex_loss
+UNROLLED = problems.UNROLLED
+ITERATIVE = problems.ITERATIVE
+KEYED = problems.KEYED
+EMPTY = problems.EMPTY
 
-
-def loss(params, hparams, batch):
-    return ((X @ params["w"] - Y) ** 2).mean() + hparams["decay"] * (params["w"] ** 2).sum()
-
-
-def quadratic(diagonal):
-    """½ Σ d w² with curvatures d, and a term in the hyperparameter."""
-    d = torch.tensor(diagonal, dtype=D)
-    return lambda params, hparams, batch: 0.5 * (d * params["w"] ** 2).sum() + hparams["decay"] * params["w"].sum()
-
-
-def linear(matrix):
-    """The root of M w + decay."""
-    m = torch.tensor(matrix, dtype=D)
-    return ng.Root(lambda params, hparams, batch: {"w": m @ params["w"] + hparams["decay"]})
-
-
-def sgd(hparams):
-    return ng.optim.sgd(0.1, weight_decay=hparams["decay"])
-
-
-def run(inner=loss, params=None, hparams=None, method=DENSE, outer=loss, function=ng.hypergradient, **more):
-    inner = ng.Minimize(inner) if callable(inner) else inner
-    params = {"w": W} if params is None else params
-    hparams = {"decay": 0.3} if hparams is None else hparams
-    given = {} if function is ng.check else {"method": method}
-    return function(ng.BilevelProblem(inner=inner, outer_loss=outer), params, hparams, **given, **more)
-
-
-def solved(solver, inner=loss, **more):
-    return partial(run, inner, method=ng.Implicit(solver=solver), **more)
-
-
-class Mixing:
-    """A rule whose update mixes the entries of the gradient, so that no diagonal makes J symmetric."""
-
-    def init(self, params):
-        return {}
-
-    def update(self, grads, state, params):
-        return {"w": -0.1 * torch.cumsum(grads["w"], 0)}, state
-
-
-def no_path(params, hparams, batch):
-    return (params["w"] ** 2).sum()
-
-
-def cut(params, hparams, batch):
-    return loss(params, {"decay": hparams["decay"].detach()}, batch)
-
-
-def rounded(params, hparams, batch):
-    return loss(params, {"decay": torch.round(hparams["decay"])}, batch)
-
-
-def clamped(params, hparams, batch):
-    return loss(params, {"decay": hparams["decay"].clamp(0.5, 1.0)}, batch)
-
-
-def one_pass(**changed):
-    settings = {
-        "hparams": {"decay": ng.Log(0.3)},
-        "every": 1,
-        "method": ng.Implicit(solver=ng.Neumann(num_terms=2, step_size=1.0)),
-        "outer_optimizer": partial(torch.optim.SGD, lr=0.1),
-    }
-    problem = ng.BilevelProblem(inner=changed.pop("inner", ng.WeightUpdate(loss, sgd)), outer_loss=loss)
-    return ng.OnePass(problem, **(settings | changed))
-
-
-def exploding():
-    scale = iter([1.0] * 6 + [1e9])
-
-    def outer(params, hparams, batch):
-        return loss(params, hparams, batch) * next(scale)
-
-    tuner = ng.OnePass(
-        ng.BilevelProblem(inner=ng.WeightUpdate(loss, sgd), outer_loss=outer),
-        hparams={"decay": ng.Real(0.3)},
-        every=1,
-        method=ng.Implicit(solver=ng.Neumann(num_terms=2, step_size=1.0)),
-        outer_optimizer=partial(torch.optim.SGD, lr=1e-12),
-    )
-    state = tuner.init({"w": W})
-    for _ in range(7):
-        state, _ = tuner.step(state, None, None)
-
-
-def descent_out_of_space():
-    update = ng.WeightUpdate(loss_of_weights, lambda h: ng.optim.sgd(h["lr"]))
-    tuner = ng.HypergradientDescent(update, hparams={"lr": ng.Log(2.5)}, step_size=50.0, rule="multiplicative")
-    state = tuner.init({"w": W})
-    for _ in range(3):
-        state, _ = tuner.step(state, None)
-
-
-def loss_of_weights(params, hparams, batch):
-    return ((X @ params["w"] - Y) ** 2).mean()
-
-
-def broadcast(params, hparams, batch):
-    return ((X @ params["w"][:, None] - Y) ** 2).mean() + hparams["decay"] * (params["w"] ** 2).sum()
-
-
-def lasso_at_the_edge():
-    inner = ng.ProximalGradient(
-        lambda p, h, b: 0.5 * ((p["w"] - torch.tensor([2.0, 0.3, -1.0], dtype=D)) ** 2).sum(),
-        lambda h: ng.prox.lasso(h["decay"]),
-        1.0,
-    )
-    run(inner, params={"w": torch.tensor([1.7, 0.0, -0.7], dtype=D)}, outer=loss_of_weights)
-
-
-def complex_loss(params, hparams, batch):
-    return loss(params, hparams, batch) * 1j
-
-
-UNROLLED = ng.Unrolled(num_steps=2)
-ITERATIVE = {"rtol": 1e-12, "max_steps": 1}
-KEYED = ng.RandomNeumann(num_terms=3, step_size=0.1)
-EMPTY = torch.ones(0, 3, dtype=D)
 
 ERRORS = [
     ("F01", partial(run, cut, outer=no_path), ng.DisconnectedHyperparameter, r"hparams\['decay'\]: 0 "),
@@ -324,79 +223,3 @@ def test_a_failure_has_a_name_a_number_and_a_remedy(mode, call, error, words):
     assert re.search(words, message), message
     assert re.search(r"limit", message), message
     assert re.search(r"Remedy: \S.*\.$", message), message
-
-
-WARNINGS = [
-    (
-        "F04",
-        partial(run, rounded, outer=no_path, function=ng.check),
-        ng.ZeroHypergradient,
-        "decay: derivative exactly 0",
-    ),
-    ("F04", partial(run, rounded, outer=no_path), ng.ZeroHypergradient, r"hparams\['decay'\]: hypergradient exactly 0"),
-    ("F05", partial(run, clamped, outer=no_path, function=ng.check), ng.ZeroHypergradient, "relative step of 5"),
-    (
-        "F17",
-        partial(run, params={"w": W, "spare": W + 1}, function=ng.check),
-        ng.NestgradWarning,
-        r"params\['spare'\]: 0",
-    ),
-    ("F27", exploding, ng.ExplodingHypergradient, "training step 7: hypergradient norm"),
-    ("F34", partial(run, broadcast, function=ng.check), ng.SuspectBroadcast, r"\(7, 1\) and \(7,\)"),
-]
-
-
-@pytest.mark.parametrize(
-    ("mode", "call", "kind", "words"), WARNINGS, ids=[f"{i}-{row[0]}" for i, row in enumerate(WARNINGS)]
-)
-def test_a_doubt_is_a_warning_with_a_name_a_number_and_a_remedy(mode, call, kind, words):
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
-        call()
-    messages = [str(w.message) for w in heard if issubclass(w.category, kind)]
-    assert any(re.search(words, message) for message in messages), messages
-    assert all("limit" in message and "Remedy: " in message for message in messages)
-
-
-def test_f06_what_may_have_no_effect_is_let_pass():
-    def inner(params, hparams, batch):
-        return loss(params, hparams, batch) + 0.0 * hparams["spare"] * params["w"].sum()
-
-    allowed = {"hparams": {"decay": 0.3, "spare": 0.5}, "allow_no_effect": ("spare",)}
-    assert run(inner, function=ng.check, **allowed) == ()
-
-
-def test_f13_adam_is_differentiated_where_no_gradient_has_ever_been():
-    def sparse(params, hparams, batch):
-        return (params["w"][:2] ** 2).sum()
-
-    update = ng.WeightUpdate(sparse, lambda h: ng.optim.adam(h["decay"]), carry="weights_and_state")
-    method = ng.Unrolled(num_steps=3)
-    found = run(update, method=method)
-    assert bool(found.total["decay"].isfinite())
-    assert bool(found.adjoint["w"].isfinite().all())
-    single = run(update, method=ng.Implicit(solver=ng.Neumann(num_terms=2, step_size=0.5)), throw=False)
-    assert bool(single.total["decay"].isfinite())
-
-
-@pytest.mark.parametrize("size", [1e-20, 1e-13, 1e20])
-@pytest.mark.parametrize(
-    "solver", [ng.CG, ng.MINRES, ng.NormalCG, ng.LSMR, ng.GMRES, ng.BiCGSTAB], ids=lambda s: s.__name__
-)
-def test_f30_the_size_of_the_outer_loss_is_irrelevant(solver, size):
-    method = ng.Implicit(solver=solver(rtol=1e-10, max_steps=60))
-    plain = run(outer=loss_of_weights, method=method)
-    scaled = run(outer=lambda p, h, b: size * loss_of_weights(p, h, b), method=method)
-    assert float(scaled.total["decay"]) == pytest.approx(size * float(plain.total["decay"]), rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    "solver", [ng.CG, ng.MINRES, ng.NormalCG, ng.LSMR, ng.GMRES, ng.BiCGSTAB], ids=lambda s: s.__name__
-)
-def test_a_zero_outer_gradient_gives_exactly_zero(solver):
-    for given in ({}, {"warm_start": {"w": W}}):
-        found = run(
-            outer=lambda p, h, b: 0.0 * p["w"].sum(), method=ng.Implicit(solver=solver(rtol=1e-9, max_steps=9)), **given
-        )
-        assert float(found.total["decay"]) == 0.0
-        assert found.status is ng.Status.CONVERGED

@@ -1,0 +1,48 @@
+"""The outer optimizer of a one-pass run is carried as one that persists."""
+
+import importlib.util
+import pathlib
+from functools import partial
+
+import pytest
+import torch
+
+_spec = importlib.util.spec_from_file_location("one_pass_runs", pathlib.Path(__file__).with_name("runs.py"))
+runs = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(runs)
+ADAM = runs.ADAM
+linear_error = runs.linear_error
+run = runs.run
+same = runs.same
+tuner = runs.tuner
+
+
+OUTER = {
+    "Adam": ADAM,
+    "AdamW": partial(torch.optim.AdamW, lr=0.05, amsgrad=True),
+    "NAdam": partial(torch.optim.NAdam, lr=0.05),
+    "RAdam": partial(torch.optim.RAdam, lr=0.05),
+    "Adamax": partial(torch.optim.Adamax, lr=0.05),
+    "Adagrad": partial(torch.optim.Adagrad, lr=0.05, initial_accumulator_value=0.1),
+    "Adadelta": partial(torch.optim.Adadelta, lr=1.0),
+    "Adafactor": partial(torch.optim.Adafactor, lr=0.05),
+    "ASGD": partial(torch.optim.ASGD, lr=0.05, t0=1),
+    "RMSprop": partial(torch.optim.RMSprop, lr=0.05, momentum=0.5, centered=True),
+    "Rprop": partial(torch.optim.Rprop, lr=0.05),
+    "SGD": partial(torch.optim.SGD, lr=0.05),
+    "momentum": partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True),
+}
+
+
+@pytest.mark.parametrize("outer_optimizer", OUTER.values(), ids=OUTER)
+def test_the_outer_optimizer_is_carried_as_one_that_persists(outer_optimizer):
+    tune = tuner(linear_error, outer_optimizer=outer_optimizer)
+    state = tune.init({"w": torch.randn(3, 1, dtype=torch.float64)})
+    persistent = {name: leaf.clone() for name, leaf in state["hparams"].items()}
+    optimizer = outer_optimizer(list(persistent.values()))
+    for _ in range(6):
+        state, infos = run(tune, state, 2)
+        for name, leaf in persistent.items():
+            leaf.grad = infos[-1].hypergradient.total[name].clone()
+        optimizer.step()
+        assert same(state["hparams"], persistent)
