@@ -31,7 +31,7 @@ class Linearization:
 
     transpose_product: Jᵀq, flat to flat. hparam_product: Bᵀp, flat to a tree like hparams. forward_product() builds
     J q, flat to flat; hparam_push: B ξ, a tree like hparams to flat. These two trace forward mode when first called,
-    and not before. gains() is the diagonal P = ∂u/∂(gradient) of a WeightUpdate, None elsewhere.
+    and not before. diagonal() is the diagonal P = ∂u/∂(gradient) of a WeightUpdate, None elsewhere.
 
     residual is F flat, symmetric says that J is a Hessian. loss is the inner loss, None for maps. move, for a
     WeightUpdate only, is (updates, next optimizer state) of the very step that was linearised. weights is the number
@@ -48,7 +48,7 @@ class Linearization:
     symmetric: bool
     weights: int
     adjoint: Callable[[Array], Any]
-    gains: Callable[[], Array | None] = lambda: None
+    diagonal: Callable[[], Array | None] = lambda: None
     move: tuple[Any, Any] | None = None
     kink_distance: Array | None = None
     near_kink: Array | bool = False
@@ -239,7 +239,7 @@ def _through_update(inner: WeightUpdate, slopes: _Slopes, params: Any, hparams: 
         updates, after = functional_optimizer(inner, h).update(g, with_floats(held), w)
         return (updates, floating_leaves(after)[0] if carried else []), (updates, after)
 
-    return _through_step(move, slopes, params, floats, hparams, carried=carried, with_gains=not carried)
+    return _through_step(move, slopes, params, floats, hparams, carried=carried, with_diagonal=not carried)
 
 
 def floating_leaves(state: Any) -> tuple[list[Array], Callable[[list[Array]], Any]]:
@@ -264,7 +264,7 @@ def _through_step(
     hparams: Any,
     *,
     carried: bool = False,
-    with_gains: bool = False,
+    with_diagonal: bool = False,
     kink_distance: Array | None = None,
     near_kink: Array | bool = False,
 ) -> Linearization:
@@ -301,7 +301,7 @@ def _through_step(
         tangents = (slopes.along(direction), direction)
         return -flat(jax.jvp(lambda g, h: move(g, params, floats, h)[0], (slopes.grads, hparams), tangents)[1])
 
-    def gains() -> Array:
+    def diagonal() -> Array:
         ones = jax.tree.map(jnp.ones_like, slopes.grads)
         return -flat(jax.jvp(lambda g: move(g, params, floats, hparams)[0], (slopes.grads,), (ones,))[1])
 
@@ -319,7 +319,7 @@ def _through_step(
         symmetric=False,
         weights=start,
         adjoint=adjoint,
-        gains=gains if with_gains else lambda: None,
+        diagonal=diagonal if with_diagonal else lambda: None,
         move=aux,
         kink_distance=kink_distance,
         near_kink=near_kink,

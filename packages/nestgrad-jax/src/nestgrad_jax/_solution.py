@@ -149,13 +149,13 @@ def _solved(rule: Rule, point: Linearization, rhs: Array, params: Any) -> Array:
         if method is None:
             return _by_callback(rule.method, point, operator, right)
         scale = power_of_two(jnp.abs(right).max())
-        whole = replace(system(method, point, scale, forward=forward), operator=operator)
-        solve = SOLVERS(method.solver, whole, right / scale)
+        whole = replace(system(method, point, right / scale, scale, forward=forward), apply=operator)
+        solve = SOLVERS(method.solver, whole)
         optimality = tree_norm(point.residual)
         finite = jnp.isfinite(solve.solution).all() & jnp.isfinite(optimality)
         stats = Stats(
             residual_norm=solve.residual_norm * scale,
-            rhs_norm=norm(right / scale) * scale,
+            rhs_norm=norm(whole.rhs) * scale,
             steps=solve.steps,
             products=solve.products,
             inner_optimality=optimality,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -143,16 +145,14 @@ def solve_scaled(
     """(solve of the system with rhs / scale, that rhs, scale); scale is a power of two."""
     scale = power_of_two(jnp.abs(rhs).max())
     unit = rhs / scale
-    return (
-        SOLVERS(spec.solver, system(spec, point, scale, start, preconditioner, key, forward=forward), unit),
-        unit,
-        scale,
-    )
+    whole = system(spec, point, unit, scale, start, preconditioner, key, forward=forward)
+    return SOLVERS(spec.solver, whole), unit, scale
 
 
 def system(
     spec: Implicit,
     point: Linearization,
+    rhs: Array,
     scale: Array,
     start: Array | None = None,
     preconditioner: Array | None = None,
@@ -160,28 +160,31 @@ def system(
     *,
     forward: bool = False,
 ) -> System:
-    """Jᵀ + δI, or J + δI in forward mode: the one place where damping enters."""
+    """Jᵀ + δI, or J + δI in forward mode, with rhs / scale given: the one place where damping enters."""
 
     def damped(product: Operator) -> Operator:
         return (lambda q: product(q) + spec.damping * q) if spec.damping else product
 
-    def ahead() -> Operator:
-        return damped(point.forward_product())
-
-    def back() -> Operator:
-        return damped(point.transpose_product)
-
+    back = damped(point.transpose_product)
+    ahead = damped(point.forward_product() if forward else _lazy(point.forward_product))
     return System(
-        operator=ahead() if forward else back(),
-        transposed=back if forward else ahead,
-        symmetric=point.symmetric,
+        apply=ahead if forward else back,
+        adjoint=back if forward else ahead,
+        rhs=rhs,
         scale=scale,
-        gains=point.gains,
+        symmetric=point.symmetric,
+        diagonal=point.diagonal,
         forward=forward,
         start=None if start is None else start / scale,
         preconditioner=preconditioner,
         key=key,
     )
+
+
+def _lazy(build: Callable[[], Operator]) -> Operator:
+    """The product that build gives, built when it is first called."""
+    built = cache(build)
+    return lambda vector: built()(vector)  # noqa: PLW0108  (build is not called yet)
 
 
 def warm_vector(point: Linearization, warm_start: Any) -> Array | None:

@@ -1,1 +1,1 @@
-"""One rule per solver spec, each on flat vectors: rule(spec, operator, rhs, symmetric, scale) -> Solve."""
+"""One rule per solver spec, each on flat vectors: rule(spec, system) -> Solve."""

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from nestgrad import Rules, Status, symmetry_limit
-from nestgrad_jax._tree import dot, norm
+from nestgrad import Rules, Status
+from nestgrad_jax._tree import norm
 
 Operator = Callable[[Array], Array]
 """q -> A q on flat vectors."""
@@ -20,18 +20,20 @@ Operator = Callable[[Array], Array]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """The system A p = rhs to solve: A = Jᵀ + δI for an adjoint, J + δI for a response.
+    """The system A p = rhs to solve: A = Jᵀ + δI for an adjoint, J + δI for a response; all divided by `scale`.
 
-    operator: A. transposed() builds its transpose. symmetric: J is a Hessian. gains() is the diagonal P of a J = P M,
-    None where there is none; forward says that A is J. scale: the power of two that rhs was divided by. start and
-    preconditioner: flat vectors, or None. key: a typed PRNG key, or None.
+    apply, adjoint: products with A and Aᵀ; adjoint is traced when first called, which must not be inside a loop. rhs:
+    its largest entry in [1, 2), or zero. scale: a power of two. symmetric: J is a Hessian. diagonal() is the P of a
+    J = P M with M symmetric, None where there is none; forward says that A is J. start and preconditioner: flat
+    vectors, or None. key: a typed PRNG key, or None.
     """
 
-    operator: Operator
-    transposed: Callable[[], Operator]
-    symmetric: bool
+    apply: Operator
+    adjoint: Operator
+    rhs: Array
     scale: Array
-    gains: Callable[[], Array | None] = lambda: None
+    symmetric: bool
+    diagonal: Callable[[], Array | None] = lambda: None
     forward: bool = False
     start: Array | None = None
     preconditioner: Array | None = None
@@ -41,13 +43,17 @@ class System:
         """P x; x itself without a preconditioner."""
         return vector if self.preconditioner is None else self.preconditioner * vector
 
-    def begin(self, rhs: Array) -> tuple[Array, Array, int]:
+    def begin(self) -> tuple[Array, Array, int]:
         """(first iterate, its residual, products taken for it): zero, or the warm start where rhs is not zero."""
         if self.start is None:
-            return jnp.zeros_like(rhs), rhs, 0
-        usable = jnp.isfinite(self.start).all() & (rhs != 0).any()
-        first = jnp.where(usable, self.start, jnp.zeros_like(rhs))
-        return first, rhs - self.operator(first), 1
+            return jnp.zeros_like(self.rhs), self.rhs, 0
+        first = self.first(self.start)
+        return first, self.rhs - self.apply(first), 1
+
+    def first(self, start: Array) -> Array:
+        """The warm start, or zero where it is of no use."""
+        usable = jnp.isfinite(start).all() & (self.rhs != 0).any()
+        return jnp.where(usable, start, jnp.zeros_like(start))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +73,8 @@ class Solve:
 jax.tree_util.register_dataclass(Solve)
 
 
-SOLVERS: Rules[[System, Array], Solve] = Rules("jax")
-"""rule(spec, system, rhs); rhs is the right-hand side divided by the power of two `system.scale`."""
+SOLVERS: Rules[[System], Solve] = Rules("jax")
+"""rule(spec, system) -> Solve, in the units of the divided right-hand side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +85,10 @@ class Goal:
     target: Array
 
     @staticmethod
-    def of(spec: Any, system: System, rhs: Array) -> Goal:
-        size = norm(rhs)
+    def of(spec: Any, system: System) -> Goal:
+        size = norm(system.rhs)
         limit = jnp.maximum(spec.rtol * size, spec.atol / system.scale)
-        return Goal(limit, jnp.maximum(limit, float(jnp.finfo(rhs.dtype).eps) * size))
+        return Goal(limit, jnp.maximum(limit, float(jnp.finfo(size.dtype).eps) * size))
 
     def verdict(self, spec: Any, left: Array, *cases: tuple[Array, Status], unfinished: Array) -> Array:
         """The status of a solve whose recomputed residual norm is `left`; cases are those of failure, in order."""
@@ -117,67 +123,3 @@ def rounding(rhs: Array) -> float:
 def singular_below(rhs: Array) -> float:
     """Ratio of |Jx| / (|J| |x|) below which a solver that failed blames J: 2e-12 in float64, 6e-6 in float32."""
     return float(jnp.finfo(rhs.dtype).eps) ** 0.75
-
-
-def symmetry_defect(operator: Operator, rhs: Array) -> tuple[Array, Array]:
-    """max |a'Jb - b'Ja| / (|a||Jb| + |b||Ja|) over pairs of rhs and two fixed vectors, and whether it is too large."""
-    probes = [rhs, *jax.random.normal(jax.random.key(0), (2, rhs.size), rhs.dtype)]
-    images = [operator(probe) for probe in probes]
-    least = float(jnp.finfo(rhs.dtype).tiny)
-    defects = []
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        size = norm(probes[i]) * norm(images[j]) + norm(probes[j]) * norm(images[i])
-        gap = jnp.abs(dot(probes[i], images[j]) - dot(probes[j], images[i]))
-        defects.append(gap / jnp.maximum(size, least))
-    defect = jnp.stack(defects).max()
-    return defect, defect > symmetry_limit(float(jnp.finfo(rhs.dtype).eps))
-
-
-@dataclass(frozen=True, slots=True)
-class Symmetric:
-    """The symmetric system that stands for A p = rhs, with what the probe of its symmetry found.
-
-    With J = P M and P > 0 it is M q = rhs, p = q / P, for A = Jᵀ, and M p = rhs / P for A = J; else A itself.
-    weigh turns its residuals into those of the system asked for.
-    """
-
-    operator: Operator
-    rhs: Array
-    enter: Operator
-    leave: Operator
-    weigh: Operator
-    probes: int
-    defect: Array
-    skewed: Array
-
-    @staticmethod
-    def of(system: System, rhs: Array) -> Symmetric:
-        gains = None if system.symmetric else system.gains()
-        if gains is None:
-            operator, right, enter, leave, weigh = system.operator, rhs, _same, _same, _same
-        else:
-            gains = jnp.where((gains > 0).all(), gains, jnp.ones_like(gains))
-            if system.forward:
-                operator, right = (lambda q: system.operator(q) / gains), rhs / gains
-                enter, leave, weigh = _same, _same, lambda r: gains * r
-            else:
-                operator, right, weigh = (lambda q: system.operator(q / gains)), rhs, _same
-                enter, leave = (lambda p: gains * p), (lambda q: q / gains)
-        if system.symmetric:
-            return Symmetric(
-                operator, right, enter, leave, weigh, 0, jnp.full((), math.nan, rhs.dtype), jnp.zeros((), bool)
-            )
-        return Symmetric(operator, right, enter, leave, weigh, 3, *symmetry_defect(operator, right))
-
-
-def begin_symmetric(system: System, whole: Symmetric, rhs: Array) -> tuple[Array, Array, int]:
-    """(first iterate, its residual, products taken) of the symmetric system."""
-    if system.start is None:
-        return jnp.zeros_like(rhs), whole.rhs, 0
-    solution, _, taken = system.begin(rhs)
-    first = whole.enter(solution)
-    return first, whole.rhs - whole.operator(first), taken
-
-
-def _same(vector: Array) -> Array:
-    return vector

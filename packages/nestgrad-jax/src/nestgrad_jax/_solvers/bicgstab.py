@@ -27,10 +27,10 @@ class _State(NamedTuple):
 
 
 @SOLVERS.register(BiCGSTAB)
-def bicgstab(spec: BiCGSTAB, system: System, rhs: Array) -> Solve:
+def bicgstab(spec: BiCGSTAB, system: System) -> Solve:
     """Two products a step, one for the recomputed residual; a step that breaks down is not taken."""
-    goal, eps = Goal.of(spec, system, rhs), float(jnp.finfo(rhs.dtype).eps)
-    solution, residual, taken = system.begin(rhs)
+    rhs, goal, eps = system.rhs, Goal.of(spec, system), float(jnp.finfo(system.rhs.dtype).eps)
+    solution, residual, taken = system.begin()
     shadow = residual
 
     def quotient(above: Array, below: Array, size: Array) -> tuple[Array, Array]:
@@ -45,12 +45,12 @@ def bicgstab(spec: BiCGSTAB, system: System, rhs: Array) -> Solve:
         beta = jnp.where(first, 0.0, rho / jnp.where(first, 1.0, s.rho) * s.alpha / jnp.where(first, 1.0, s.omega))
         direction = s.residual + beta * (s.direction - s.omega * s.image)
         ahead = system.precondition(direction)
-        image = system.operator(ahead)
+        image = system.apply(ahead)
         alpha, level = quotient(rho, dot(shadow, image), norm(shadow) * norm(image))
         half = s.residual - alpha * image
         done = norm(half) <= goal.target
         across = system.precondition(half)
-        other = system.operator(across)
+        other = system.apply(across)
         omega, still = quotient(dot(other, half), dot(other, other), jnp.zeros_like(rho))
         # |ω| at rounding: the second half of the step turns nothing, and the next one would divide by it.
         still |= ~(jnp.abs(dot(other, half)) > eps * norm(other) * norm(half))
@@ -87,7 +87,7 @@ def bicgstab(spec: BiCGSTAB, system: System, rhs: Array) -> Solve:
         products=jnp.zeros((), jnp.int32),
     )
     end = lax.while_loop(lambda s: s.active & (s.steps < spec.max_steps), step, first)
-    left = norm(rhs - system.operator(end.solution))
+    left = norm(rhs - system.apply(end.solution))
     return Solve(
         solution=end.solution,
         status=goal.verdict(spec, left, (end.broken, Status.BREAKDOWN), unfinished=end.active),

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from nestgrad import CG, Status
-from nestgrad_jax._solvers._common import SOLVERS, Goal, Solve, Symmetric, System, begin_symmetric, first_of, rounding
+from nestgrad_jax._solvers._common import SOLVERS, Solve, System, rounding
+from nestgrad_jax._solvers._symmetric import Symmetric
 from nestgrad_jax._tree import dot, norm
 
 
@@ -30,37 +31,32 @@ class _State(NamedTuple):
 
 
 @SOLVERS.register(CG)
-def cg(spec: CG, system: System, rhs: Array) -> Solve:
+def cg(spec: CG, system: System) -> Solve:
     """One product a step, one for the recomputed residual, three for the symmetry probe where J is no Hessian."""
-    whole, goal = Symmetric.of(system, rhs), Goal.of(spec, system, rhs)
-    nan = jnp.full_like(rhs, math.nan)
-    end, taken = _iterate(spec, system, whole, goal, rhs)
+    whole = Symmetric.of(spec, system)
+    end, taken = _iterate(spec, system, whole)
     solution = whole.leave(end.solution)
-    left = norm(rhs - system.operator(solution))
-    status = goal.verdict(
-        spec, left, (end.negative, Status.INDEFINITE), (end.flat, Status.SINGULAR), unfinished=end.active
-    )
-    return Solve(
-        solution=jnp.where(whole.skewed, nan, solution),
-        status=jnp.where(whole.skewed, first_of(otherwise=Status.NOT_SYMMETRIC), status),
-        residual_norm=jnp.where(whole.skewed, nan[0], left),
-        steps=end.steps,
-        products=end.products + whole.probes + (~whole.skewed).astype(jnp.int32) * (1 + taken),
-        curvature=jnp.where(whole.skewed, nan[0], end.smallest),
-        asymmetry=whole.defect,
+    left = norm(system.rhs - system.apply(solution))
+    cases = (end.negative, Status.INDEFINITE), (end.flat, Status.SINGULAR)
+    return whole.answer(
+        Solve(
+            solution=solution,
+            status=whole.goal.verdict(spec, left, *cases, unfinished=end.active),
+            residual_norm=left,
+            steps=end.steps,
+            products=end.products + 1 + taken,
+            curvature=end.smallest,
+        )
     )
 
 
-def _iterate(spec: CG, system: System, whole: Symmetric, goal: Goal, rhs: Array) -> tuple[_State, int]:
+def _iterate(spec: CG, system: System, whole: Symmetric) -> tuple[_State, int]:
     """At most max_steps steps, and the products taken to begin; residuals at or below the target end them."""
-    noise = rounding(rhs)
-    no, none, zero = jnp.zeros((), bool), jnp.zeros((), jnp.int32), jnp.zeros((), rhs.dtype)
-
-    def far(residual: Array) -> Array:
-        return norm(whole.weigh(residual)) > goal.target
+    noise = rounding(whole.rhs)
+    no, none, zero = jnp.zeros((), bool), jnp.zeros((), jnp.int32), jnp.zeros((), whole.rhs.dtype)
 
     def step(s: _State) -> _State:
-        image = whole.operator(s.direction)
+        image = whole.apply(s.direction)
         squared_direction = dot(s.direction, s.direction)
         curvature = dot(s.direction, image) / squared_direction
         largest = jnp.maximum(s.largest, jnp.abs(curvature))
@@ -78,23 +74,23 @@ def _iterate(spec: CG, system: System, whole: Symmetric, goal: Goal, rhs: Array)
             squared=jnp.where(goes, following, s.squared),
             smallest=jnp.minimum(s.smallest, curvature),
             largest=largest,
-            active=goes & far(residual),
+            active=goes & whole.far(residual),
             negative=negative,
             flat=flat,
             steps=s.steps + goes.astype(jnp.int32),
             products=s.products + 1,
         )
 
-    solution, residual, taken = begin_symmetric(system, whole, rhs)
+    solution, residual, taken = whole.begin()
     direction = system.precondition(residual)
     first = _State(
         solution=solution,
         residual=residual,
         direction=direction,
         squared=dot(residual, direction),
-        smallest=jnp.full((), math.inf, rhs.dtype),
+        smallest=jnp.full((), math.inf, zero.dtype),
         largest=zero,
-        active=~whole.skewed & far(residual),
+        active=whole.far(residual) & jnp.logical_not(whole.skewed),
         negative=no,
         flat=no,
         steps=none,

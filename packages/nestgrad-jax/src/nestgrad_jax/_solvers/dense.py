@@ -16,9 +16,9 @@ _AT_ONCE = 256
 
 
 @SOLVERS.register(Dense)
-def dense(spec: Dense, system: System, rhs: Array) -> Solve:
+def dense(spec: Dense, system: System) -> Solve:
     """n products for the columns of the matrix; the reciprocal condition number is the 1-norm one."""
-    n = rhs.size
+    rhs, n = system.rhs, system.rhs.size
     if n > spec.max_params:
         raise InvalidInput(
             f"Dense: {n} weights, limit max_params={spec.max_params}. Remedy: use CG or Neumann, or raise max_params."
@@ -47,8 +47,8 @@ def dense(spec: Dense, system: System, rhs: Array) -> Solve:
 def columns(system: System, basis: Array) -> Array:
     """The operator applied to each row of basis."""
     if len(basis) <= _AT_ONCE:
-        return jax.vmap(system.operator)(basis)
-    return jax.lax.map(system.operator, basis, batch_size=_AT_ONCE)
+        return jax.vmap(system.apply)(basis)
+    return jax.lax.map(system.apply, basis, batch_size=_AT_ONCE)
 
 
 def _one_norm(matrix: Array) -> Array:

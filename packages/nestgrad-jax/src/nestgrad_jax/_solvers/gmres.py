@@ -42,13 +42,13 @@ class _State(NamedTuple):
 
 
 @SOLVERS.register(GMRES)
-def gmres(spec: GMRES, system: System, rhs: Array) -> Solve:
+def gmres(spec: GMRES, system: System) -> Solve:
     """One product a step, one a cycle for its residual. The last of these is the recomputed one."""
-    goal = Goal.of(spec, system, rhs)
+    rhs, goal = system.rhs, Goal.of(spec, system)
     width = min(spec.restart or spec.max_steps, spec.max_steps, rhs.size)
 
     def operator(vector: Array) -> Array:
-        return system.operator(system.precondition(vector))
+        return system.apply(system.precondition(vector))
 
     def cycle(s: _State) -> _State:
         found = _arnoldi(operator, s.residual, goal.target, jnp.minimum(width, spec.max_steps - s.steps), width)
@@ -57,7 +57,7 @@ def gmres(spec: GMRES, system: System, rhs: Array) -> Solve:
         weights = jax.scipy.linalg.solve_triangular(triangle, jnp.where(taken, found.right[:-1], 0.0))
         moved = jnp.matmul(weights, found.basis[:-1], precision=jax.lax.Precision.HIGHEST)
         solution = s.solution + system.precondition(moved)
-        residual = rhs - system.operator(solution)
+        residual = rhs - system.apply(solution)
         steps, left = s.steps + found.columns, norm(residual)
         return _State(
             solution=solution,
@@ -70,7 +70,7 @@ def gmres(spec: GMRES, system: System, rhs: Array) -> Solve:
             active=(left > goal.target) & ~found.flat & (found.columns > 0) & (left < norm(s.residual)),
         )
 
-    solution, residual, taken = system.begin(rhs)
+    solution, residual, taken = system.begin()
     none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     first = _State(solution, residual, none, none, no, no, norm(residual) > goal.target)
     end = lax.while_loop(lambda s: s.active & (s.steps < spec.max_steps), cycle, first)

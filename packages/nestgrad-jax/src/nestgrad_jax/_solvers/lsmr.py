@@ -41,13 +41,14 @@ class _State(NamedTuple):
 
 
 @SOLVERS.register(LSMR)
-def lsmr(spec: LSMR, system: System, rhs: Array) -> Solve:
+def lsmr(spec: LSMR, system: System) -> Solve:
     """Two products a step, one to begin, one for the recomputed residual."""
-    goal, noise, back = Goal.of(spec, system, rhs), rounding(rhs), system.transposed()
+    rhs, back = system.rhs, system.adjoint
+    goal, noise = Goal.of(spec, system), rounding(rhs)
     zero, one = jnp.zeros((), rhs.dtype), jnp.ones((), rhs.dtype)
 
     def step(s: _State) -> _State:
-        image = system.operator(s.v)
+        image = system.apply(s.v)
         beta, u = _unit(image - s.alpha * s.u, noise * s.size)
         alpha, v = _unit(back(u) - beta * s.v, noise * s.size)
         size = jnp.maximum(s.size, jnp.maximum(alpha, beta))
@@ -92,7 +93,7 @@ def lsmr(spec: LSMR, system: System, rhs: Array) -> Solve:
             steps=s.steps + 1,
         )
 
-    solution, residual, taken = system.begin(rhs)
+    solution, residual, taken = system.begin()
     beta, u = _unit(residual, zero)
     alpha, v = _unit(back(u), zero)
     first = _State(
@@ -118,7 +119,7 @@ def lsmr(spec: LSMR, system: System, rhs: Array) -> Solve:
         steps=jnp.zeros((), jnp.int32),
     )
     end = lax.while_loop(lambda s: s.active & (s.steps < spec.max_steps), step, first)
-    left = norm(rhs - system.operator(end.solution))
+    left = norm(rhs - system.apply(end.solution))
     return Solve(
         solution=end.solution,
         status=goal.verdict(spec, left, (end.flat, Status.SINGULAR), unfinished=end.active),

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from nestgrad import MINRES, Status
-from nestgrad_jax._solvers._common import (
-    SOLVERS,
-    Goal,
-    Solve,
-    Symmetric,
-    System,
-    begin_symmetric,
-    first_of,
-    rounding,
-    singular_below,
-)
+from nestgrad_jax._solvers._common import SOLVERS, Solve, System, rounding, singular_below
+from nestgrad_jax._solvers._symmetric import Symmetric
 from nestgrad_jax._tree import dot, norm
 
 _RITZ = 64
@@ -53,38 +43,35 @@ class _State(NamedTuple):
 
 
 @SOLVERS.register(MINRES)
-def minres(spec: MINRES, system: System, rhs: Array) -> Solve:
+def minres(spec: MINRES, system: System) -> Solve:
     """One product a step, one for the recomputed residual, one for singularity, three for the symmetry probe."""
-    whole, goal = Symmetric.of(system, rhs), Goal.of(spec, system, rhs)
-    nan = jnp.full_like(rhs, math.nan)
-    end, taken = _iterate(spec, system, whole, goal, rhs)
-    alive = (~whole.skewed).astype(jnp.int32)
+    whole = Symmetric.of(spec, system)
+    end, taken = _iterate(spec, whole)
     solution = whole.leave(end.solution)
-    residual = rhs - system.operator(solution)
+    residual = system.rhs - system.apply(solution)
     left = norm(residual)
     # A residual that J takes to nothing is the part of v outside the range of J.
-    lost = end.flat | ((left > goal.limit) & (norm(whole.operator(residual)) <= singular_below(rhs) * end.size * left))
-    status = goal.verdict(spec, left, (lost, Status.SINGULAR), unfinished=end.active)
-    return Solve(
-        solution=jnp.where(whole.skewed, nan, solution),
-        status=jnp.where(whole.skewed, first_of(otherwise=Status.NOT_SYMMETRIC), status),
-        residual_norm=jnp.where(whole.skewed, nan[0], left),
-        steps=end.steps,
-        products=end.steps + end.flat.astype(jnp.int32) + whole.probes + alive * (2 + taken),
-        curvature=jnp.where(whole.skewed, nan[0], _smallest_ritz(end)),
-        asymmetry=whole.defect,
+    nothing = norm(whole.apply(residual)) <= singular_below(residual) * end.size * left
+    lost = end.flat | ((left > whole.goal.limit) & nothing)
+    return whole.answer(
+        Solve(
+            solution=solution,
+            status=whole.goal.verdict(spec, left, (lost, Status.SINGULAR), unfinished=end.active),
+            residual_norm=left,
+            steps=end.steps,
+            products=end.steps + end.flat.astype(jnp.int32) + 2 + taken,
+            curvature=_smallest_ritz(end),
+        )
     )
 
 
-def _iterate(spec: MINRES, system: System, whole: Symmetric, goal: Goal, rhs: Array) -> tuple[_State, int]:
+def _iterate(spec: MINRES, whole: Symmetric) -> tuple[_State, int]:
     """At most max_steps steps, and the products taken to begin; residuals at or below the target end them."""
+    rhs = whole.rhs
     noise, zero, kept = rounding(rhs), jnp.zeros((), rhs.dtype), min(_RITZ, spec.max_steps, rhs.size)
 
-    def far(residual: Array) -> Array:
-        return norm(whole.weigh(residual)) > goal.target
-
     def step(s: _State) -> _State:
-        image = whole.operator(s.now) - s.beta * s.before
+        image = whole.apply(s.now) - s.beta * s.before
         alpha = dot(s.now, image)
         image = image - alpha * s.now
         beta = norm(image)
@@ -118,12 +105,12 @@ def _iterate(spec: MINRES, system: System, whole: Symmetric, goal: Goal, rhs: Ar
             size=size,
             diagonal=s.diagonal.at[s.steps].set(alpha, mode="drop"),
             beside=s.beside.at[s.steps].set(beta, mode="drop"),
-            active=~flat & ~ended & far(residual),
+            active=~flat & ~ended & whole.far(residual),
             flat=flat,
             steps=s.steps + (~flat).astype(jnp.int32),
         )
 
-    solution, residual, taken = begin_symmetric(system, whole, rhs)
+    solution, residual, taken = whole.begin()
     length = norm(residual)
     first = _State(
         solution=solution,
@@ -141,7 +128,7 @@ def _iterate(spec: MINRES, system: System, whole: Symmetric, goal: Goal, rhs: Ar
         size=zero,
         diagonal=jnp.zeros(kept, rhs.dtype),
         beside=jnp.zeros(kept, rhs.dtype),
-        active=~whole.skewed & far(residual),
+        active=whole.far(residual) & jnp.logical_not(whole.skewed),
         flat=jnp.zeros((), bool),
         steps=jnp.zeros((), jnp.int32),
     )

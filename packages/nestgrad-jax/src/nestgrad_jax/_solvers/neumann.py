@@ -14,13 +14,13 @@ _UNROLLED_UP_TO = 64
 
 
 @SOLVERS.register(Neumann)
-def neumann(spec: Neumann, system: System, rhs: Array) -> Solve:
+def neumann(spec: Neumann, system: System) -> Solve:
     """k terms by k - 1 products."""
-    products = spec.num_terms - 1
+    rhs, products = system.rhs, spec.num_terms - 1
 
     def add_term(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         term, total = carry
-        term = term - spec.step_size * system.operator(system.precondition(term))
+        term = term - spec.step_size * system.apply(system.precondition(term))
         return (term, total + term), norm(term)
 
     carry, norms = (rhs, rhs), []

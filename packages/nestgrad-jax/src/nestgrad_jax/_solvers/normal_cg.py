@@ -26,9 +26,10 @@ class _State(NamedTuple):
 
 
 @SOLVERS.register(NormalCG)
-def normal_cg(spec: NormalCG, system: System, rhs: Array) -> Solve:
+def normal_cg(spec: NormalCG, system: System) -> Solve:
     """Two products a step, one to begin, one for the recomputed residual."""
-    goal, noise, back = Goal.of(spec, system, rhs), rounding(rhs), system.transposed()
+    rhs, back = system.rhs, system.adjoint
+    goal, noise = Goal.of(spec, system), rounding(rhs)
 
     def ends(residual: Array, squared: Array, size: Array) -> tuple[Array, Array]:
         """(whether to go on, whether no step can make the residual smaller)."""
@@ -37,7 +38,7 @@ def normal_cg(spec: NormalCG, system: System, rhs: Array) -> Solve:
         return (left > goal.target) & ~flat, flat & (left > goal.target)
 
     def step(s: _State) -> _State:
-        image = system.operator(s.direction)
+        image = system.apply(s.direction)
         length = dot(image, image)
         size = jnp.maximum(s.size, jnp.sqrt(length / dot(s.direction, s.direction)))
         ratio = s.squared / jnp.where(length > 0, length, jnp.ones_like(length))
@@ -56,13 +57,13 @@ def normal_cg(spec: NormalCG, system: System, rhs: Array) -> Solve:
             steps=s.steps + 1,
         )
 
-    solution, residual, taken = system.begin(rhs)
+    solution, residual, taken = system.begin()
     slope = back(residual)
     squared, none = dot(slope, slope), jnp.zeros((), rhs.dtype)
     active, flat = ends(residual, squared, none)
     first = _State(solution, residual, slope, squared, none, active, flat, jnp.zeros((), jnp.int32))
     end = lax.while_loop(lambda s: s.active & (s.steps < spec.max_steps), step, first)
-    left = norm(rhs - system.operator(end.solution))
+    left = norm(rhs - system.apply(end.solution))
     return Solve(
         solution=end.solution,
         status=goal.verdict(spec, left, (end.flat, Status.SINGULAR), unfinished=end.active),

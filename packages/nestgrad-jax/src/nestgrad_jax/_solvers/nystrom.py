@@ -6,7 +6,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from nestgrad import InvalidInput, Nystrom, Status
 from nestgrad_jax._solvers._common import SOLVERS, Solve, System, first_of
@@ -15,9 +14,9 @@ from nestgrad_jax._tree import norm
 
 
 @SOLVERS.register(Nystrom)
-def nystrom(spec: Nystrom, system: System, rhs: Array) -> Solve:
+def nystrom(spec: Nystrom, system: System) -> Solve:
     """`rank` products, side by side; a pseudo-inverse where M + CᵀC/ρ is singular, as C vanishes there too."""
-    n, rho = rhs.size, spec.damping
+    rhs, n, rho = system.rhs, system.rhs.size, spec.damping
     if spec.rank > n:
         raise InvalidInput(f"Nystrom: rank {spec.rank}, limit {n} weights. Remedy: pass rank={n} or fewer.")
     drawn = jax.random.choice(system.key, n, (spec.rank,), replace=False)

@@ -12,13 +12,14 @@ from nestgrad_jax._tree import norm
 
 
 @SOLVERS.register(RandomNeumann)
-def random_neumann(spec: RandomNeumann, system: System, rhs: Array) -> Solve:
+def random_neumann(spec: RandomNeumann, system: System) -> Solve:
     """m products in a loop of traced length; the norms of the terms are kept for the status."""
+    rhs = system.rhs
     last = jax.random.randint(system.key, (), 0, spec.num_terms, jnp.int32)
 
     def step(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         term, sizes = carry
-        term = term - spec.step_size * system.operator(term)
+        term = term - spec.step_size * system.apply(term)
         return term, sizes.at[j + 1].set(norm(term))
 
     first = jnp.zeros(spec.num_terms, rhs.dtype).at[0].set(norm(rhs))
