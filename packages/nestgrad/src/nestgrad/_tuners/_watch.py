@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import warnings
 from collections import deque
 
@@ -22,7 +21,8 @@ class Watch:
     def see(self, norm: float, *, step: int) -> None:
         """Warn with ExplodingHypergradient when the norm exceeds a thousand times the running median."""
         if len(self._norms) >= _LEAST:
-            median = statistics.median(self._norms)
+            ordered = sorted(self._norms)
+            median = 0.5 * (ordered[len(ordered) // 2] + ordered[~(len(ordered) // 2)])
             if median > 0.0 and norm > FACTOR * median:
                 warnings.warn(
                     f"training step {step}: hypergradient norm {norm:.3g}, limit {FACTOR * median:.3g} "
