@@ -9,12 +9,12 @@ from nestgrad_reference import prox as prox
 from nestgrad_reference._backend import hypergradient as hypergradient
 from nestgrad_reference._backend import hypergradients as hypergradients
 from nestgrad_reference._backend import supports as supports
-from nestgrad_reference._forward import best_response_jacobian as best_response_jacobian
-from nestgrad_reference._forward import hypergradient_jvp as hypergradient_jvp
 from nestgrad_reference._materialize import Materialized as Materialized
 from nestgrad_reference._materialize import materialize as materialize
-from nestgrad_reference._newton import newton_step as newton_step
 from nestgrad_reference._preflight import check as check
+from nestgrad_reference._response import best_response_jacobian as best_response_jacobian
+from nestgrad_reference._response import hypergradient_jvp as hypergradient_jvp
+from nestgrad_reference._response import newton_step as newton_step
 from nestgrad_reference._verify import verify as verify
 from nestgrad_reference.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_reference.tuners.one_pass import OnePass as OnePass

@@ -8,7 +8,7 @@ from typing import Any
 from nestgrad import INNERS, BilevelProblem, HyperGradient, Implicit, require_batches, require_legal
 from nestgrad_reference._connected import require_connected
 from nestgrad_reference._derivatives import linearize, outer_gradients
-from nestgrad_reference._forward import require_implicit
+from nestgrad_reference._response import require_implicit
 from nestgrad_reference._rules import bome, darts, penalty, pes, sama, unrolled  # noqa: F401  (fills the table)
 from nestgrad_reference._rules._common import METHODS, Call
 from nestgrad_reference._rules.implicit import implicit

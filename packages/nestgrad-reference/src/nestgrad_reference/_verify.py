@@ -8,7 +8,7 @@ import numpy as np
 
 from nestgrad import BilevelProblem, HyperGradient, Verification, tree, verify_with
 from nestgrad_reference._backend import hypergradient
-from nestgrad_reference._newton import newton_step
+from nestgrad_reference._response import newton_step
 from nestgrad_reference._tree import flatten
 
 

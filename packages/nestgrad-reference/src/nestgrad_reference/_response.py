@@ -1,4 +1,4 @@
-"""Forward mode by dense algebra: dw/dλ along a direction, and whole."""
+"""The response dw/dλ by dense algebra, along a direction and whole; and a Newton step by the same solve."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nestgrad import (
     Stats,
     Status,
     UnsupportedSpec,
+    WeightUpdate,
     error_for,
     require_legal,
     tree,
@@ -92,6 +93,29 @@ def best_response_jacobian(
             raise error_for(status, method, stats, where=f"column {len(columns)} of the response")
         columns.append(response[: point.carried.weights])
     return _nested(np.column_stack(columns), weights, values)
+
+
+def newton_step(
+    inner: Any, params: Any, hparams: Any, *, solver: Any, inner_batch: Any = None, opt_state: Any = None
+) -> tuple[Any, float]:
+    """(w - J⁻¹F with the solver in place of the inverse, |F| at the params given); NaN where the solver gives none.
+
+    Not for a WeightUpdate, whose J has no inverse to speak of where the step has no fixed point.
+    """
+    if isinstance(inner, WeightUpdate):
+        raise UnsupportedSpec(
+            "newton_step on WeightUpdate, limit: Minimize, FixedPoint, Root, ProximalGradient. "
+            "Remedy: pass Minimize(loss), whose root it is."
+        )
+    require_legal(inner, Implicit(solver=solver))
+    weights, values = as_params(params), as_hparams(hparams)
+    check_matching(params, hparams=hparams, inner_batch=inner_batch)
+    point = linearize(inner, weights, values, inner_batch, opt_state)
+    scale, extras = scale_of(point.residual), extras_of(point, None, None, None, forward=True)
+    solve = SOLVERS(solver, point.jacobian, point.residual / scale, point.symmetric, scale, extras)
+    moved = point.carried.as_tree(point.carried.vector - scale * solve.solution)
+    same = tree.map(lambda old, new: np.asarray(new).astype(np.asarray(old).dtype), params, moved)
+    return same, float(np.linalg.norm(point.residual))
 
 
 def require_implicit(function: str, method: Any) -> None:
