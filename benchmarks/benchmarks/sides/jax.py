@@ -1,0 +1,167 @@
+"""The problems in jax: losses, a plain training step, and our library's form of each operation."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+import nestgrad_jax as ng
+from benchmarks.operations import EVERY, PRODUCTS, STEPS, TERMS
+from benchmarks.problems import START, Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One problem's arrays and losses. error(params, batch) has no penalty; penalised(params, decays, batch) has."""
+
+    problem: Problem
+    params: dict[str, Array]
+    decays: dict[str, Array]
+    inner: tuple[Array, Array]
+    outer: tuple[Array, Array]
+    error: Callable[[Any, Any], Array]
+
+    def penalised(self, p: Any, h: Any, batch: Any) -> Any:
+        """error + ½ Σ exp(decay) w², one decay a weight or one for all."""
+        if "all" in h:
+            return self.error(p, batch) + 0.5 * jnp.exp(h["all"]) * sum(jnp.sum(w**2) for w in p.values())
+        return self.error(p, batch) + 0.5 * sum(jnp.sum(jnp.exp(h[name]) * p[name] ** 2) for name in p)
+
+    def outer_loss(self, p: Any, h: Any, batch: Any) -> Any:
+        """The error, in the form of an outer loss."""
+        return self.error(p, batch)
+
+    def unit(self) -> Callable[[], None]:
+        """One plain training step: gradient of the penalised loss and SGD update, jitted, weights donated."""
+        held = jax.tree.map(jnp.array, self.params)
+
+        @functools.partial(jax.jit, donate_argnums=0)
+        def move(weights: Any, decays: Any, batch: Any) -> Any:
+            slope = jax.grad(self.penalised)(weights, decays, batch)
+            return jax.tree.map(lambda w, g: w - self.problem.rate * g, weights, slope)
+
+        def step() -> None:
+            nonlocal held
+            held = jax.block_until_ready(move(held, self.decays, self.inner))
+
+        return step
+
+    def ours(self, letter: str, *, compiled: bool = False) -> Callable[[], Any]:
+        """Our library's call: a hypergradient in the decays, or for "d" one block of ten steps. Always compiled."""
+        if letter == "d":
+            tuner, state = self.one_pass()
+            if not hasattr(tuner, "run"):
+                raise NotImplementedError("nestgrad_jax.OnePass has no run")
+            batches = [self.inner] * EVERY
+            return lambda: tuner.run(state, batches, self.outer)
+        problem, method = self.bilevel(letter)
+        return functools.partial(
+            ng.hypergradient,
+            problem,
+            self.params,
+            self.decays,
+            method=method,
+            inner_batch=self.inner,
+            outer_batch=self.outer,
+        )
+
+    def bilevel(self, letter: str) -> tuple[Any, Any]:
+        """(problem, method) of an operation."""
+        rate = self.problem.rate
+        if letter == "c":
+            inner, method = ng.WeightUpdate(self.penalised, lambda h: optax.sgd(rate)), ng.Unrolled(num_steps=STEPS)
+        else:
+            neumann = ng.Neumann(num_terms=PRODUCTS + 1, step_size=rate)
+            solver = neumann if letter == "a" else ng.CG(rtol=0.0, max_steps=STEPS)
+            inner, method = ng.Minimize(self.penalised), ng.Implicit(solver=solver)
+        return ng.BilevelProblem(inner, self.outer_loss), method
+
+    def one_pass(self, **changed: Any) -> tuple[Any, Any]:
+        """(tuner, its first state): every ten steps, five terms; learning rate, momentum and weight decay."""
+        inner = changed.pop("inner", None) or ng.WeightUpdate(
+            self.outer_loss,
+            lambda h: optax.chain(optax.add_decayed_weights(h["decay"]), optax.sgd(h["lr"], momentum=h["momentum"])),
+        )
+        tuner = ng.OnePass(
+            ng.BilevelProblem(inner, self.outer_loss),
+            hparams={
+                "lr": ng.Log10(START["lr"]),
+                "decay": ng.Log10(START["decay"]),
+                "momentum": ng.Logit(START["momentum"]),
+            },
+            every=EVERY,
+            method=ng.Implicit(solver=ng.Neumann(num_terms=TERMS, step_size=1.0)),
+            outer_optimizer=optax.adam(0.05),
+        )
+        return tuner, tuner.init(self.params)
+
+
+def answer(letter: str, found: Any) -> list[Array]:
+    """The hypergradient in what `ours` returned, as the floors return it."""
+    if letter == "d":
+        total = found[1].hypergradients[-1].total
+        return [jnp.stack([total["lr"], total["decay"], total["momentum"]])]
+    return [found.total[name] for name in found.total]
+
+
+def wait(found: Any) -> None:
+    """Until every array in the answer is there."""
+    jax.block_until_ready(found)
+
+
+def side(problem: Problem) -> Side:
+    """The problem in jax, float32."""
+    return Side(
+        problem=problem,
+        params={name: jnp.asarray(value) for name, value in problem.params.items()},
+        decays={name: jnp.asarray(value) for name, value in problem.decays.items()},
+        inner=(jnp.asarray(problem.inner[0]), jnp.asarray(problem.inner[1])),
+        outer=(jnp.asarray(problem.outer[0]), jnp.asarray(problem.outer[1])),
+        error=_ERRORS[problem.network],
+    )
+
+
+def _regression(p: Any, batch: Any) -> Any:
+    hidden = jax.nn.relu(batch[0] @ p["w1"] + p["b1"])
+    return jnp.mean((hidden @ p["w2"] + p["b2"] - batch[1]) ** 2)
+
+
+def _cross_entropy(logits: Any, labels: Any) -> Any:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def _dense(p: Any, batch: Any) -> Any:
+    hidden = jax.nn.relu(batch[0] @ p["w1"] + p["b1"])
+    hidden = jax.nn.relu(hidden @ p["w2"] + p["b2"])
+    return _cross_entropy(hidden @ p["w3"] + p["b3"], batch[1])
+
+
+def _convolved(x: Any, kernel: Any, stride: int, padding: int) -> Any:
+    around = ((padding, padding), (padding, padding))
+    return lax.conv_general_dilated(x, kernel, (stride, stride), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _residual(p: Any, batch: Any) -> Any:
+    x = jax.nn.relu(_convolved(batch[0], p["stem"], 2, 1))
+    for block, stride in ((1, 1), (2, 2), (3, 2)):
+        hidden = jax.nn.relu(_convolved(x, p[f"first{block}"], stride, 1))
+        hidden = _convolved(hidden, p[f"second{block}"], 1, 1)
+        skip = f"skip{block}"
+        x = jax.nn.relu(hidden + (_convolved(x, p[skip], stride, 0) if skip in p else x))
+    return _cross_entropy(x.mean((1, 2)) @ p["w"] + p["b"], batch[1])
+
+
+def _logistic(p: Any, batch: Any) -> Any:
+    return optax.sigmoid_binary_cross_entropy(batch[0] @ p["w"], batch[1]).mean()
+
+
+_ERRORS = {"regression": _regression, "dense": _dense, "residual": _residual, "logistic": _logistic}
+LN10 = math.log(10.0)
