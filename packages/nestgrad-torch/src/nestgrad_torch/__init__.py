@@ -12,6 +12,8 @@ from nestgrad_torch._backend import hypergradient_jvp as hypergradient_jvp
 from nestgrad_torch._backend import hypergradients as hypergradients
 from nestgrad_torch._backend import supports as supports
 from nestgrad_torch._best_response import best_response as best_response
+from nestgrad_torch._compile import CompiledProgram as CompiledProgram
+from nestgrad_torch._compile import compiled_programs as compiled_programs
 from nestgrad_torch._modules import ModuleParams as ModuleParams
 from nestgrad_torch._preflight import check as check
 from nestgrad_torch._response import best_response_jacobian as best_response_jacobian

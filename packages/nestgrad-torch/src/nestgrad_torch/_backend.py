@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nestgrad import (
     INNERS,
@@ -25,9 +25,11 @@ from nestgrad import (
     require_legal,
     tree,
 )
+from nestgrad_torch._compile.hypergradients import findings_of, program_of, require_traceable
 from nestgrad_torch._derivatives import linearize
 from nestgrad_torch._rules import METHODS, Call
 from nestgrad_torch._rules._call import vector_like
+from nestgrad_torch._rules._findings import Findings, result
 from nestgrad_torch._rules.implicit import extras_of, implicit, implicit_jvp
 from nestgrad_torch._second_order import second_order
 from nestgrad_torch._solvers import SOLVERS
@@ -49,6 +51,7 @@ def hypergradient(
     preconditioner: Any = None,
     key: int | None = None,
     throw: bool = True,
+    compile: bool = False,  # noqa: A002
 ) -> HyperGradient:
     """d outer_loss / d hparams at these params, as the method's spec defines it.
 
@@ -58,28 +61,33 @@ def hypergradient(
     adjoint. preconditioner: a tree of positive numbers like params. key: an int for what draws at random. Nothing that
     is passed in is changed, nor are the random number generators.
 
+    compile: trace the work once for these shapes, dtypes, devices, modes and Python values, measure the trace and its
+    compiled form against the eager one, and keep the fastest; `compiled_programs()` and the logger "nestgrad_torch" say
+    which. Python values that the losses read are those of the trace, as under jax.jit. Same numbers, same errors.
+
     Raises the errors of nestgrad: for wrong input always, for a failed solve unless throw=False, which returns the
     status instead.
     """
     _require_method(method)
     require_legal(problem.inner, method, warm_start=warm_start, preconditioner=preconditioner, key=key)
     require_batches(method, inner_batch, inner_batches)
-    call = as_call(
-        problem,
-        params,
-        hparams,
-        inner_batch=inner_batch,
-        inner_batches=inner_batches,
-        outer_batch=outer_batch,
-        opt_state=opt_state,
-        warm_start=warm_start,
-        preconditioner=preconditioner,
-        key=key,
-        throw=throw,
-    )
-    with untouched(call.point), second_order(call.point.module):
-        found = METHODS(method, call)
-    _warn_of_zeros(call, method, found)
+    given: dict[str, Any] = {
+        "inner_batch": inner_batch,
+        "inner_batches": inner_batches,
+        "outer_batch": outer_batch,
+        "opt_state": opt_state,
+        "warm_start": warm_start,
+    }
+    if compile:
+        require_traceable(problem.inner, method, preconditioner=preconditioner)
+        hparams, findings = _from_program(problem, params, hparams, method, given)
+    else:
+        call = as_call(problem, params, hparams, **given, preconditioner=preconditioner, key=key)
+        with untouched(call.point), second_order(call.point.module):
+            findings = METHODS(method, call)
+        hparams = call.hparams
+    found, report = result(method, hparams, findings, throw=throw)
+    _warn_of_zeros(problem.inner, opt_state, method, found, report.sizes)
     return found
 
 
@@ -104,7 +112,7 @@ def hypergradients(
             f"outer_batches: got {type(outer_batches).__name__} of {len(outer_batches) if outer_batches else 0}, "
             "limit: a list of at least 1 batch. Remedy: pass [outer_batch]."
         )
-    call = as_call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state, key=key, throw=throw)
+    call = as_call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state, key=key)
     for batch in outer_batches:
         check_matching(call.point, outer_batch=batch)
     with untouched(call.point), second_order(call.point.module):
@@ -115,7 +123,8 @@ def hypergradients(
         for batch in outer_batches:
             with untouched(call.point):
                 outer = dataclasses.replace(call, outer_batch=batch).outer_loss(place)
-                found.append(implicit(method, linear, outer, place.weights, call.hparams, throw=throw, extras=extras))
+                findings = implicit(method, linear, outer, place.weights, call.hparams, extras=extras)
+                found.append(result(method, call.hparams, findings, throw=throw)[0])
         return found
 
 
@@ -148,7 +157,6 @@ def hypergradient_jvp(
         warm_start=warm_start,
         preconditioner=preconditioner,
         key=key,
-        throw=throw,
     )
     along = _like_hparams(direction, call.hparams, call.point.leaves[0])
     with untouched(call.point), second_order(call.point.module):
@@ -169,6 +177,21 @@ def hypergradient_jvp(
         )
 
 
+def _from_program(
+    problem: BilevelProblem, params: Any, hparams: Any, method: Any, given: dict[str, Any]
+) -> tuple[Any, Findings]:
+    """(hparams as tensors, the findings of the program for these arguments)."""
+    module, values, buffers = params if isinstance(params, nn.Module) else None, params, {}
+    if module is not None:
+        values = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        buffers = dict(module.named_buffers())
+    if not all(isinstance(h, Tensor) for h in tree.leaves(hparams)):
+        hparams = as_hparams(hparams, Params(params).leaves[0])
+    trees = {"params": values, "buffers": buffers, "hparams": hparams, **given}
+    program, leaves = program_of(lambda: as_call(problem, params, hparams, **given), trees, problem, method, module)
+    return hparams, findings_of(program, leaves)
+
+
 def supports(spec_type: type) -> bool:
     """Whether this backend has a rule for the spec type."""
     return spec_type in INNERS or spec_type in METHODS or spec_type in SOLVERS
@@ -183,21 +206,18 @@ def as_call(problem: BilevelProblem, params: Any, hparams: Any, **given: Any) ->
     return Call(problem=problem, point=point, hparams=hparams, **given)
 
 
-def _warn_of_zeros(call: Call, method: Any, found: HyperGradient) -> None:
+def _warn_of_zeros(inner: Any, opt_state: Any, method: Any, found: HyperGradient, sizes: list[float]) -> None:
     """Give ZeroHypergradient for a hyperparameter whose total is exactly zero though the adjoint is not.
 
     Not where zero is common and right: in a WeightUpdate from a fresh state, whose empty momentum has no effect on its
     first step; in a ProximalGradient, with no active entry; in methods that have no adjoint of their own.
     """
-    inner = call.problem.inner
-    first = isinstance(inner, WeightUpdate) and call.opt_state is None
+    first = isinstance(inner, WeightUpdate) and opt_state is None
     usual = first or isinstance(inner, ProximalGradient) or not isinstance(method, Implicit)
-    if usual or not found.status.ok or not found.stats.adjoint_norm > 0.0:
+    if all(sizes) or usual or not found.status.ok or not found.stats.adjoint_norm > 0.0:
         return
-    named = {name: leaf for name, leaf in tree.named_leaves(found.total).items() if leaf.numel()}
-    largest = torch.stack([leaf.abs().max() for leaf in named.values()]).tolist() if named else []
-    for name, size in zip(named, largest, strict=True):
-        if size == 0.0:
+    for (name, leaf), size in zip(tree.named_leaves(found.total).items(), sizes, strict=True):
+        if size == 0.0 and leaf.numel():
             warnings.warn(
                 f"hparams[{name!r}]: hypergradient exactly 0, limit: not 0, while the adjoint has the norm "
                 f"{found.stats.adjoint_norm:.3g}. Remedy: nestgrad_torch.check(...), which tells whether it acts.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -296,8 +295,3 @@ def _of_whole_step(rule: Any, place: Place, slope: Tensor, state: Any) -> Linear
     arrived = flat([leaf for leaf in tree.matched(state, after)[0] if is_carried(leaf)])
     residual = torch.cat([-moves, carried - arrived])
     return Linearization([weights, carried], place.leaves, residual, symmetric=False, state_leaves=floating)
-
-
-def kink_distance(linear: Linearization) -> float:
-    """The relative distance to the nearest kink; NaN where none is watched."""
-    return math.nan if linear.kink is None else float(linear.kink)

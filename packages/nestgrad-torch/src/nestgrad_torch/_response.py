@@ -11,7 +11,6 @@ from torch.linalg import vector_norm
 from nestgrad import BilevelProblem, Implicit, Inner, UnsupportedSpec, WeightUpdate, require_legal, tree
 from nestgrad_torch._backend import as_call, require_implicit
 from nestgrad_torch._derivatives import Linearization, linearize
-from nestgrad_torch._rules import Call
 from nestgrad_torch._rules.implicit import Extras, extras_of, solve_forward
 from nestgrad_torch._second_order import second_order
 from nestgrad_torch._tree import untouched
@@ -32,13 +31,13 @@ def best_response_jacobian(
     require_legal(inner, method)
     require_implicit("best_response_jacobian", method)
     problem = BilevelProblem(inner=inner, outer_loss=_no_outer_loss)
-    call = as_call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state, throw=throw)
+    call = as_call(problem, params, hparams, inner_batch=inner_batch, opt_state=opt_state)
     with untouched(call.point), second_order(call.point.module):
         place = call.place()
         linear = linearize(inner, place, inner_batch, opt_state)
         linear.damping = method.damping
         extras = extras_of(call, linear)
-        blocks = [_columns(method, linear, i, call, extras) for i in range(len(place.leaves))]
+        blocks = [_columns(method, linear, i, extras, throw=throw) for i in range(len(place.leaves))]
     rows: list[Any] = []
     for i, leaf in enumerate(call.point.leaves):
         pairs = zip(blocks, place.leaves, strict=True)
@@ -80,7 +79,7 @@ def newton(
     return call.point.like_given(moved), float(vector_norm(residual))
 
 
-def _columns(method: Implicit, linear: Linearization, which: int, call: Call, extras: Extras) -> Tensor:
+def _columns(method: Implicit, linear: Linearization, which: int, extras: Extras, *, throw: bool) -> Tensor:
     """-J⁻¹B for the entries of one hyperparameter: (weights, entries)."""
     count = linear.inputs[0].numel()
     zeros = [torch.zeros_like(h) for h in linear.hparams]
@@ -90,7 +89,7 @@ def _columns(method: Implicit, linear: Linearization, which: int, call: Call, ex
         unit[entry] = 1.0
         direction = [*zeros[:which], unit.reshape(zeros[which].shape), *zeros[which + 1 :]]
         rhs = -linear.hparam_push(direction)
-        columns.append(solve_forward(method, linear, rhs, extras, throw=call.throw)[:count])
+        columns.append(solve_forward(method, linear, rhs, extras, throw=throw)[:count])
     return torch.stack(columns, dim=1) if columns else linear.inputs[0].new_zeros(count, 0)
 
 

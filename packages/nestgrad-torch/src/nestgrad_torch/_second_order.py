@@ -101,11 +101,11 @@ def require_twice_differentiable(result: Tensor, module: nn.Module | None) -> No
 
 
 def _walk(result: Tensor, module: nn.Module | None, traps: dict[str, str]) -> None:
-    seen: set[Any] = set()
-    queue = [result.grad_fn]
+    seen: set[Any] = {None}
+    queue: list[Any] = [result.grad_fn]
     while queue:
         node = queue.pop()
-        if node is None or node in seen:
+        if node in seen:
             continue
         seen.add(node)
         trap = traps.get(node.name())
@@ -113,7 +113,9 @@ def _walk(result: Tensor, module: nn.Module | None, traps: dict[str, str]) -> No
             for held, kinds, operation, remedy in _NAMED:
                 if held == trap:
                     raise _error(operation, layers_named(module, kinds), remedy)
-        queue.extend(following for following, _ in node.next_functions)
+        for following, _ in node.next_functions:
+            if following not in seen:
+                queue.append(following)
 
 
 def layers_named(module: nn.Module | None, kinds: tuple[str, ...]) -> list[str]:

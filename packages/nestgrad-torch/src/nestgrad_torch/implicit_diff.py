@@ -19,7 +19,7 @@ from torch.linalg import vector_norm
 
 from nestgrad import LSMR, Dense, FixedPoint, Implicit, InvalidInput, Root, Status, ZeroHypergradient, tree
 from nestgrad_torch._best_response import Problem, respond_to_arguments
-from nestgrad_torch._solvers import SOLVERS, Solve, System
+from nestgrad_torch._solvers import SOLVERS, Deferred, Solve, System
 from nestgrad_torch._tree import flat
 
 __all__ = ["custom_fixed_point", "custom_root"]
@@ -151,7 +151,7 @@ class Given:
 
 
 @SOLVERS.register(Automatic)
-def _automatic(spec: Automatic, system: System) -> Solve:
+def _automatic(spec: Automatic, system: System) -> Solve | Deferred:
     n = system.rhs.numel()
     if n <= _FEW:
         return SOLVERS(Dense(), system)

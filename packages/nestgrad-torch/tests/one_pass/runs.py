@@ -7,7 +7,6 @@ from torch import nn
 
 import nestgrad_torch as ng
 
-
 NEVER = 10**9
 ADAM = partial(torch.optim.Adam, lr=0.05)
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestgrad import BilevelProblem, DtypeMismatch, HyperGradient, InvalidInput, Rules, WeightUpdate, tree
+from nestgrad import BilevelProblem, DtypeMismatch, InvalidInput, Rules, WeightUpdate, tree
 from nestgrad_torch._derivatives import Linearization, Place, scalar_loss
+from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._second_order import require_differentiable
 from nestgrad_torch._tree import Params, flat, split
 
@@ -28,7 +29,6 @@ class Call:
     warm_start: Any = None
     preconditioner: Any = None
     key: int | None = None
-    throw: bool = True
 
     def place(self) -> Place:
         """New graph leaves with these values."""
@@ -99,5 +99,5 @@ def vector_like(like: Any, given: Any, title: str) -> Tensor:
     return flat([leaf.detach() for leaf in leaves])
 
 
-METHODS: Rules[[Call], HyperGradient] = Rules("torch")
-"""rule(spec, call): the hypergradient that the method's docstring defines."""
+METHODS: Rules[[Call], Findings] = Rules("torch")
+"""rule(spec, call): the hypergradient that the method's docstring defines, on the device."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from nestgrad import HyperGradient, Stats, Status, error_for, tree
+from nestgrad import Stats, Status, tree
 from nestgrad_torch._rules._call import Call
+from nestgrad_torch._rules._findings import Findings, Report
 from nestgrad_torch._tree import flat
 
 
@@ -33,42 +35,55 @@ class Outcome:
     products: int = 0
 
 
-def finish(spec: Any, call: Call, found: Outcome, *, params: Any = None, opt_state: Any = None) -> HyperGradient:
-    """The result; NONFINITE where the loss, a derivative or the weights are not finite."""
+def finish(call: Call, found: Outcome, *, params: Any = None, opt_state: Any = None) -> Findings:
+    """The findings; NONFINITE where the loss, a derivative or the weights are not finite."""
     hparams = tree.leaves(call.hparams)
     direct, indirect = _filled(found.direct, hparams), _filled(found.indirect, hparams)
-    totals = [d + i for d, i in zip(direct, indirect, strict=True)]
-    vectors = [flat(indirect), found.weights, found.slope, found.adjoint]
-    sizes: list[Any] = [math.nan if v is None else vector_norm(v) for v in vectors]
-    sizes += [found.optimality, found.loss, vector_norm(flat(direct), 1)]
-    numbers = torch.stack([found.loss.new_tensor(x) if isinstance(x, float) else x.detach() for x in sizes]).tolist()
-    indirect_norm, params_norm, rhs_norm, adjoint_norm, optimality, loss, direct_norm = numbers
-    stats = Stats(
-        rhs_norm=rhs_norm,
-        adjoint_norm=adjoint_norm,
-        indirect_norm=indirect_norm,
-        params_norm=params_norm,
-        inner_optimality=optimality,
-        steps=found.steps,
-        products=found.products,
-        eps=torch.finfo(found.weights.dtype).eps,
-    )
-    norms = (indirect_norm, params_norm, rhs_norm, adjoint_norm)
-    there = [norm for norm, vector in zip(norms, vectors, strict=True) if vector is not None]
-    status = Status.TRUNCATED if all(map(math.isfinite, [*there, loss, direct_norm])) else Status.NONFINITE
-    if call.throw and not status.ok:
-        raise error_for(status, spec, stats)
-    return HyperGradient(
-        total=tree.unflatten(call.hparams, totals),
-        direct=tree.unflatten(call.hparams, direct),
-        indirect=tree.unflatten(call.hparams, indirect),
+    total = [d + i for d, i in zip(direct, indirect, strict=True)]
+    there = [v for v in (found.weights, found.slope, found.adjoint) if v is not None]
+    optimality = found.optimality if isinstance(found.optimality, Tensor) else found.loss.new_tensor(math.nan)
+    figures = [found.loss, optimality, vector_norm(flat(direct), 1), vector_norm(flat(indirect))]
+    figures += [*map(vector_norm, there), *(vector_norm(part, 1) for part in total)]
+    return Findings(
+        total=total,
+        direct=direct,
+        indirect=indirect,
         outer_loss=found.loss.detach(),
-        status=status,
-        stats=stats,
+        figures=torch.stack(figures).detach(),
+        report=partial(
+            _report,
+            len(total),
+            steps=found.steps,
+            products=found.products,
+            eps=torch.finfo(found.weights.dtype).eps,
+            slope=found.slope is not None,
+            adjoint=found.adjoint is not None,
+        ),
         adjoint=None if found.adjoint is None else call.point.plain(found.adjoint.detach()),
         params=params,
         opt_state=opt_state,
     )
+
+
+def _report(
+    leaves: int, figures: list[float], *, steps: int, products: int, eps: float, slope: bool, adjoint: bool
+) -> Report:
+    """TRUNCATED, or NONFINITE where a figure that there has to be is not finite."""
+    loss, optimality, direct_norm, indirect_norm, params_norm, *vectors = figures[:-leaves]
+    norms = iter(vectors)
+    stats = Stats(
+        rhs_norm=next(norms) if slope else math.nan,
+        adjoint_norm=next(norms) if adjoint else math.nan,
+        indirect_norm=indirect_norm,
+        params_norm=params_norm,
+        inner_optimality=optimality,
+        steps=steps,
+        products=products,
+        eps=eps,
+    )
+    finite = all(map(math.isfinite, [loss, direct_norm, indirect_norm, params_norm, *vectors]))
+    status = Status.TRUNCATED if finite else Status.NONFINITE
+    return Report(status=status, stats=stats, sizes=figures[-leaves:], finite=finite)
 
 
 def _filled(parts: list[Tensor | None], like: list[Tensor]) -> list[Tensor]:

@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from nestgrad import BOME, HyperGradient, tree
+from nestgrad import BOME, tree
 from nestgrad_torch._rules._call import METHODS, Call
+from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._rules._finish import Outcome, finish
 from nestgrad_torch._rules._losses import Losses, difference, either, scaled
 from nestgrad_torch._rules.implicit import require_connected
 
 
 @METHODS.register(BOME)
-def bome(spec: BOME, call: Call) -> HyperGradient:
+def bome(spec: BOME, call: Call) -> Findings:
     """δ = ∇L_out + μ∇q over (w, λ), μ = max(0, control · φ - ⟨∇L_out, ∇q⟩) / |∇q|²."""
     losses = Losses(call)
     value, by_params, by_hparams = losses.inner(losses.weights)
@@ -40,7 +41,7 @@ def bome(spec: BOME, call: Call) -> HyperGradient:
         optimality=vector_norm(by_params),
         steps=spec.num_steps,
     )
-    return finish(spec, call, found, params=tree.map(lambda x: x.clone(), call.point.plain(ahead)))
+    return finish(call, found, params=tree.map(lambda x: x.clone(), call.point.plain(ahead)))
 
 
 def _dot(a: list[Tensor | None], b: list[Tensor | None], like: Tensor) -> Tensor:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from torch.linalg import vector_norm
 
-from nestgrad import DARTS, HyperGradient, tree
+from nestgrad import DARTS, tree
 from nestgrad_torch._rules._call import METHODS, Call
+from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._rules._finish import Outcome, finish
 from nestgrad_torch._rules._losses import Losses, either, scaled
 from nestgrad_torch._rules.implicit import require_connected
 
 
 @METHODS.register(DARTS)
-def darts(spec: DARTS, call: Call) -> HyperGradient:
+def darts(spec: DARTS, call: Call) -> Findings:
     """w' = w - ξ ∇L_in(w), v and direct at w', indirect = -ξ [∇_λL_in(w + εv) - ∇_λL_in(w - εv)] / 2ε."""
     losses = Losses(call)
     _, slope, by_hparams = losses.inner(losses.weights)
@@ -29,4 +30,4 @@ def darts(spec: DARTS, call: Call) -> HyperGradient:
         optimality=vector_norm(slope),
         steps=1,
     )
-    return finish(spec, call, found, params=tree.map(lambda x: x.clone(), call.point.plain(moved)))
+    return finish(call, found, params=tree.map(lambda x: x.clone(), call.point.plain(moved)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from torch.linalg import vector_norm
 
 from nestgrad import (
     DisconnectedHyperparameter,
-    HyperGradient,
     HyperGradientJVP,
     Implicit,
     ProximalGradient,
@@ -22,10 +22,11 @@ from nestgrad import (
     error_for,
     tree,
 )
-from nestgrad_torch._derivatives import Linearization, kink_distance, linearize
+from nestgrad_torch._derivatives import Linearization, linearize
 from nestgrad_torch._rules._call import METHODS, Call
+from nestgrad_torch._rules._findings import Findings, Report
 from nestgrad_torch._second_order import require_twice_differentiable
-from nestgrad_torch._solvers import SOLVERS, Solve, System
+from nestgrad_torch._solvers import SOLVERS, Deferred, Ending, Solve, System
 from nestgrad_torch._tree import flat
 
 
@@ -44,14 +45,14 @@ PLAIN = Extras()
 
 
 @METHODS.register(Implicit)
-def of_call(spec: Implicit, call: Call) -> HyperGradient:
+def of_call(spec: Implicit, call: Call) -> Findings:
     """The rule of the method table."""
     place = call.place()
     linear = linearize(call.problem.inner, place, call.inner_batch, call.opt_state)
     require_twice_differentiable(linear.residual, call.point.module)
     linear.damping = spec.damping
     outer = call.outer_loss(place)
-    return implicit(spec, linear, outer, place.weights, call.hparams, throw=call.throw, extras=extras_of(call, linear))
+    return implicit(spec, linear, outer, place.weights, call.hparams, extras=extras_of(call, linear))
 
 
 def extras_of(call: Call, linear: Linearization) -> Extras:
@@ -73,46 +74,38 @@ def implicit(
     outer_params: Tensor,
     hparams: Any,
     *,
-    throw: bool,
     extras: Extras = PLAIN,
-    watch: Callable[[float], None] | None = None,
-) -> HyperGradient:
-    """The hypergradient of outer_loss, a tree shaped like hparams whose leaves are point.hparams.
+) -> Findings:
+    """The hypergradient of outer_loss in point.hparams, the leaves of hparams.
 
-    outer_params is the graph leaf at which the outer loss was taken: that of `point`, or the next weights. watch is
-    told the total's norm |·|₁, which is on the host anyway.
+    outer_params is the graph leaf at which the outer loss was taken: that of `point`, or the next weights.
     """
     rhs, direct = outer_slopes(point, outer_loss, outer_params)
     solve, norm, scale = _scaled_solve(spec, adjoint_system(point), rhs, extras)
-    indirect = point.hparam_product(solve.solution)
-    require_connected(hparams, [a is not None or b is not None for a, b in zip(direct, indirect, strict=True)])
-    directs = [torch.zeros_like(h) if g is None else g for h, g in zip(point.hparams, direct, strict=True)]
-    indirects = [torch.zeros_like(h) if g is None else -scale * g for h, g in zip(point.hparams, indirect, strict=True)]
-    totals = [d + i for d, i in zip(directs, indirects, strict=True)]
-
-    sizes = [
-        vector_norm(point.residual),
-        outer_loss.detach(),
-        vector_norm(flat(totals), 1),
-        vector_norm(flat(indirects)),
-    ]
-    sizes += [point.size(), vector_norm(solve.solution)]
-    optimality, loss_value, size, indirect_size, params_size, adjoint_size = torch.stack(sizes).detach().tolist()
-    finite = math.isfinite(loss_value) and math.isfinite(size)
-    if watch is not None and finite:
-        watch(size)
-    stats = _stats(point, solve, scale, norm, optimality, params_size, adjoint_size, indirect_size)
-    status = _overall(spec, extras, solve.status, stats, finite=finite)
-    if throw and not status.ok:
-        raise error_for(status, spec, stats)
-    return HyperGradient(
-        total=tree.unflatten(hparams, totals),
-        direct=tree.unflatten(hparams, directs),
-        indirect=tree.unflatten(hparams, indirects),
+    pulled = point.hparam_product(solve.solution)
+    require_connected(hparams, [a is not None or b is not None for a, b in zip(direct, pulled, strict=True)])
+    indirect = [torch.zeros_like(h) if g is None else g * -scale for h, g in zip(point.hparams, pulled, strict=True)]
+    total = [i.clone() if d is None else d + i for d, i in zip(direct, indirect, strict=True)]
+    figures, read = _figures(point, solve, norm, scale)
+    figures += [outer_loss.detach(), vector_norm(flat(indirect)), *(vector_norm(part, 1) for part in total)]
+    return Findings(
+        total=total,
+        direct=[torch.zeros_like(h) if d is None else d for h, d in zip(point.hparams, direct, strict=True)],
+        indirect=indirect,
         outer_loss=outer_loss.detach(),
-        status=status,
-        stats=stats,
+        figures=torch.stack(figures).detach(),
+        report=partial(_report, spec, extras.kink_tol, read, len(total)),
         adjoint=None if extras.adjoint is None else extras.adjoint(scale * solve.solution),
+    )
+
+
+def _report(spec: Implicit, kink_tol: float, read: _Reader, leaves: int, figures: list[float]) -> Report:
+    """The status and the statistics of `implicit`."""
+    loss, indirect_norm, *sizes = figures[-2 - leaves :]
+    solver, stats = read(figures[: -2 - leaves], indirect_norm)
+    finite = all(map(math.isfinite, [loss, *sizes]))
+    return Report(
+        status=_overall(spec, kink_tol, solver, stats, finite=finite), stats=stats, sizes=sizes, finite=finite
     )
 
 
@@ -136,10 +129,11 @@ def implicit_jvp(
     parts = [(d * g).sum() for d, g in zip(direction, direct, strict=True) if g is not None]
     along = torch.stack(parts).sum() if parts else torch.zeros_like(outer_loss)
     through = slope.dot(moved)
-    sizes = [vector_norm(point.residual), outer_loss.detach(), along + through, point.size(), vector_norm(moved)]
-    optimality, loss_value, size, params_size, response_size = torch.stack(sizes).detach().tolist()
-    stats = _stats(point, solve, scale, norm, optimality, params_size, response_size / scale, abs(float(through)))
-    status = _overall(spec, extras, solve.status, stats, finite=math.isfinite(loss_value) and math.isfinite(size))
+    figures, read = _figures(point, solve, norm, scale)
+    *rest, loss, size, indirect = torch.stack([*figures, outer_loss, along + through, through.abs()]).detach().tolist()
+    solver, stats = read(rest, indirect)
+    finite = math.isfinite(loss) and math.isfinite(size)
+    status = _overall(spec, extras.kink_tol, solver, stats, finite=finite)
     if throw and not status.ok:
         raise error_for(status, spec, stats)
     return HyperGradientJVP(
@@ -173,10 +167,9 @@ def _solved(
     throw: bool,
 ) -> Tensor:
     solve, norm, scale = _scaled_solve(spec, system, rhs, extras)
-    sizes = torch.stack([vector_norm(point.residual), point.size(), vector_norm(solve.solution)]).detach().tolist()
-    optimality, params_size, solution_size = sizes
-    stats = _stats(point, solve, scale, norm, optimality, params_size, solution_size, math.nan)
-    status = _overall(spec, extras, solve.status, stats, finite=math.isfinite(solution_size))
+    figures, read = _figures(point, solve, norm, scale)
+    solver, stats = read(torch.stack(figures).detach().tolist(), math.nan)
+    status = _overall(spec, extras.kink_tol, solver, stats, finite=math.isfinite(stats.adjoint_norm))
     if throw and not status.ok:
         raise error_for(status, spec, stats)
     return scale * solve.solution
@@ -228,58 +221,74 @@ def forward_system(point: Linearization) -> Callable[..., System]:
 
 def _scaled_solve(
     spec: Implicit, system: Callable[..., System], rhs: Tensor, extras: Extras
-) -> tuple[Solve, float, float]:
-    """Solve for rhs divided by a power of two, which is exact, so that no square under- or overflows."""
-    _, exponent = torch.frexp(vector_norm(rhs, math.inf))
-    scale = math.ldexp(1.0, int(exponent) - 1)  # at most the largest entry, so it is finite in the dtype itself
+) -> tuple[Solve | Deferred, Tensor, Tensor]:
+    """(the answer for rhs divided by a power of two, the norm of that side, the power).
+
+    Such a division is exact, and keeps every square from under- or overflowing.
+    """
+    largest = vector_norm(rhs, math.inf)
+    mantissa, _ = torch.frexp(largest)
+    some = (largest > 0.0) & largest.isfinite()
+    scale = torch.where(some, largest / (2.0 * mantissa), 1.0)  # at most the largest entry, so finite itself
     unit = rhs / scale
-    start = None if extras.start is None else extras.start / scale
     given = system(
         rhs=unit,
         scale=scale,
-        start=start,
+        start=None if extras.start is None else extras.start / scale,
         preconditioner=extras.preconditioner,
         key=extras.key,
         shape=extras.adjoint,
     )
-    return SOLVERS(spec.solver, given), float(vector_norm(unit)) * scale, scale
+    return SOLVERS(spec.solver, given), vector_norm(unit), scale
 
 
-def _stats(
-    point: Linearization,
-    solve: Solve,
-    scale: float,
-    rhs_norm: float,
-    optimality: float,
-    params_size: float,
-    adjoint_size: float,
-    indirect_size: float,
-) -> Stats:
-    return Stats(
+_Reader = Callable[[list[float], float], tuple[Status, Stats]]
+"""(figures on the host, |Bᵀp|) -> (the solver's status, the statistics)."""
+
+
+def _figures(
+    point: Linearization, solve: Solve | Deferred, norm: Tensor, scale: Tensor
+) -> tuple[list[Tensor], _Reader]:
+    """What the statistics need from the device, and how they are read."""
+    figures = [vector_norm(point.residual), point.size(), vector_norm(solve.solution), scale, norm]
+    figures += [torch.full_like(norm, math.nan) if point.kink is None else point.kink.to(norm.dtype)]
+    eps = torch.finfo(point.residual.dtype).eps
+    if isinstance(solve, Deferred):
+        return [*figures, *solve.figures], partial(_read_figures, eps, solve.read)
+    return figures, partial(_read_figures, eps, solve)
+
+
+def _read_figures(
+    eps: float, solver: Solve | Callable[[list[float]], Ending], figures: list[float], indirect_norm: float
+) -> tuple[Status, Stats]:
+    optimality, params_norm, adjoint_norm, scale, norm, kink, *own = figures
+    solve = solver if isinstance(solver, Solve) else solver(own)
+    stats = Stats(
         residual_norm=solve.residual_norm * scale,
-        rhs_norm=rhs_norm,
-        adjoint_norm=adjoint_size * scale,
-        indirect_norm=indirect_size,
+        rhs_norm=norm * scale,
+        adjoint_norm=adjoint_norm * scale,
+        indirect_norm=indirect_norm,
         steps=solve.steps,
         products=solve.products,
         inner_optimality=optimality,
-        params_norm=params_size,
+        params_norm=params_norm,
         contraction=solve.contraction,
         curvature=solve.curvature,
         asymmetry=solve.asymmetry,
-        kink_distance=kink_distance(point),
-        eps=torch.finfo(point.residual.dtype).eps,
+        kink_distance=kink,
+        eps=eps,
     )
+    return solve.status, stats
 
 
-def _overall(spec: Implicit, extras: Extras, solver: Status, stats: Stats, *, finite: bool) -> Status:
+def _overall(spec: Implicit, kink_tol: float, solver: Status, stats: Stats, *, finite: bool) -> Status:
     if not solver.ok:
         return solver
     if not finite or not math.isfinite(stats.inner_optimality):
         return Status.NONFINITE
     if spec.inner_tol is not None and stats.inner_optimality > spec.inner_tol:
         return Status.INNER_NOT_CONVERGED
-    if stats.kink_distance <= max(extras.kink_tol, 10.0 * stats.eps):
+    if stats.kink_distance <= max(kink_tol, 10.0 * stats.eps):
         return Status.NEAR_KINK
     return solver
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from torch.linalg import vector_norm
 
-from nestgrad import HyperGradient, Penalty, tree
+from nestgrad import Penalty, tree
 from nestgrad_torch._rules._call import METHODS, Call
+from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._rules._finish import Outcome, finish
 from nestgrad_torch._rules._losses import Losses, difference, either, scaled
 from nestgrad_torch._rules.implicit import require_connected
 
 
 @METHODS.register(Penalty)
-def penalty(spec: Penalty, call: Call) -> HyperGradient:
+def penalty(spec: Penalty, call: Call) -> Findings:
     """∂_λL_out(y) + σ[∂_λL_in(y) - ∂_λL_in(w)], y by descent on L_out + σL_in from w."""
     losses = Losses(call)
     _, here, by_hparams = losses.inner(losses.weights)
@@ -31,4 +32,4 @@ def penalty(spec: Penalty, call: Call) -> HyperGradient:
         optimality=vector_norm(here),
         steps=spec.num_steps,
     )
-    return finish(spec, call, found, params=tree.map(lambda x: x.clone(), call.point.plain(y)))
+    return finish(call, found, params=tree.map(lambda x: x.clone(), call.point.plain(y)))

@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestgrad import PES, HyperGradient, tree
+from nestgrad import PES, tree
 from nestgrad_torch._derivatives import scalar_loss
 from nestgrad_torch._rules._call import METHODS, Call
+from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._rules._finish import Outcome, finish
 from nestgrad_torch._steps import Draws, Moment, Steps
 from nestgrad_torch._tree import flat, split
 
 
 @METHODS.register(PES)
-def pes(spec: PES, call: Call) -> HyperGradient:
+def pes(spec: PES, call: Call) -> Findings:
     """total = 1/(2σN) Σ_i Σ_k ξ_ik [L_k(i, +) - L_k(i, -)], ξ_ik = Σ_{j≤k} ε_ij; every run makes the same draws."""
     hparams = tree.leaves(call.hparams)
     h = flat([leaf.detach() for leaf in hparams])
@@ -37,7 +38,7 @@ def pes(spec: PES, call: Call) -> HyperGradient:
         steps=spec.num_steps,
     )
     params = tree.map(torch.clone, call.point.plain(end.weights))
-    return finish(spec, call, found, params=params, opt_state=end.opt_state)
+    return finish(call, found, params=params, opt_state=end.opt_state)
 
 
 def orthogonal_rows(count: int, size: int, key: int) -> Tensor:

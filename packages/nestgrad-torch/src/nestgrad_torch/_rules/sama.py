@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from nestgrad import SAMA, HyperGradient, tree
+from nestgrad import SAMA, tree
 from nestgrad_torch._derivatives import fresh_state, functional_optimizer
 from nestgrad_torch._rules._call import METHODS, Call
+from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._rules._finish import Outcome, finish
 from nestgrad_torch._rules._losses import Losses, either, scaled
 from nestgrad_torch._rules.implicit import require_connected
@@ -16,7 +17,7 @@ from nestgrad_torch._tree import flat
 
 
 @METHODS.register(SAMA)
-def sama(spec: SAMA, call: Call) -> HyperGradient:
+def sama(spec: SAMA, call: Call) -> Findings:
     """v = (∂u/∂g)ᵀ ∂L_out/∂w, indirect = -[∇_λL_in(w + εv) - ∇_λL_in(w - εv)] / 2ε."""
     losses = Losses(call)
     _, g, by_hparams = losses.inner(losses.weights)
@@ -33,7 +34,7 @@ def sama(spec: SAMA, call: Call) -> HyperGradient:
         optimality=vector_norm(update),
         steps=1,
     )
-    return finish(spec, call, found)
+    return finish(call, found)
 
 
 def _pulled_back(call: Call, losses: Losses, g: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nestgrad import HyperGradient, Unrolled, tree
+from nestgrad import Unrolled, tree
 from nestgrad_torch._derivatives import Place, scalar_loss
 from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._rules._call import METHODS, Call
+from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._rules._finish import Outcome, finish
 from nestgrad_torch._rules.implicit import require_connected
 from nestgrad_torch._rules.reversible import Undone
@@ -24,7 +25,7 @@ from nestgrad_torch._tree import flat
 
 
 @METHODS.register(Unrolled)
-def unrolled(spec: Unrolled, call: Call) -> HyperGradient:
+def unrolled(spec: Unrolled, call: Call) -> Findings:
     """One run of num_steps, then the sum of the mode."""
     place = call.place()
     steps = Steps(call.problem.inner, call.point)
@@ -53,7 +54,7 @@ def unrolled(spec: Unrolled, call: Call) -> HyperGradient:
         products=spec.window,
     )
     params = tree.map(torch.clone, call.point.plain(end.weights))
-    return finish(spec, call, found, params=params, opt_state=end.opt_state)
+    return finish(call, found, params=params, opt_state=end.opt_state)
 
 
 def outer_slopes(call: Call, place: Place, end: Moment) -> tuple[Tensor, Tensor, list[Tensor | None]]:

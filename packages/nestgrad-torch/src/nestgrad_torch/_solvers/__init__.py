@@ -14,5 +14,7 @@ from nestgrad_torch._solvers import (  # noqa: F401  (each fills the table)
     random_neumann,
 )
 from nestgrad_torch._solvers._common import SOLVERS as SOLVERS
+from nestgrad_torch._solvers._common import Deferred as Deferred
+from nestgrad_torch._solvers._common import Ending as Ending
 from nestgrad_torch._solvers._common import Solve as Solve
 from nestgrad_torch._solvers._common import System as System

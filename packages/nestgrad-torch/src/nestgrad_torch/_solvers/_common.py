@@ -19,7 +19,7 @@ Operator = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """A x = rhs, A being Jᵀ (adjoint) or J (forward), already damped; everything divided by `scale`.
+    """A x = rhs, A being Jᵀ (adjoint) or J (forward), already damped; everything divided by `scale`, a power of two.
 
     apply, adjoint: products with A and Aᵀ. rhs: its largest entry in [1, 2), or zero. symmetric: A is known to be.
     start: the warm start divided by scale. preconditioner: a positive diagonal. matrix: (A itself, products it took).
@@ -30,7 +30,7 @@ class System:
     apply: Operator
     adjoint: Operator
     rhs: Tensor
-    scale: float
+    scale: Tensor
     symmetric: bool
     matrix: Callable[[], tuple[Tensor, int]]
     diagonal: Callable[[], Tensor | None]
@@ -52,10 +52,9 @@ class System:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Solve:
-    """A solver's answer and its own numbers; see nestgrad.Stats for their meaning."""
+class Ending:
+    """A solver's own numbers; see nestgrad.Stats for their meaning."""
 
-    solution: Tensor
     status: Status
     residual_norm: float
     steps: int
@@ -65,7 +64,27 @@ class Solve:
     asymmetry: float = math.nan
 
 
-SOLVERS: Rules[[System], Solve] = Rules("torch")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solve(Ending):
+    """A solver's answer and its own numbers."""
+
+    solution: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferred:
+    """An answer whose own numbers are on the device still: read(figures on the host) is its ending.
+
+    A rule that returns one reads nothing on the way, so that a hypergradient reads once, at its end, and can be traced;
+    `read` holds no tensor.
+    """
+
+    solution: Tensor
+    figures: list[Tensor]
+    read: Callable[[list[float]], Ending]
+
+
+SOLVERS: Rules[[System], Solve | Deferred] = Rules("torch")
 """rule(spec, system): system.apply(x) = system.rhs."""
 
 
@@ -174,7 +193,7 @@ class Goal:
 def goal(spec: object, system: System) -> Goal:
     """The stopping rule of an Iterative spec for this system."""
     norm = float(vector_norm(system.rhs))
-    limit = max(spec.rtol * norm, spec.atol / system.scale)  # type: ignore[attr-defined]
+    limit = max(spec.rtol * norm, spec.atol / float(system.scale))  # type: ignore[attr-defined]
     return Goal(norm=norm, limit=limit, floor=system.eps * norm, truncated=spec.truncated)  # type: ignore[attr-defined]
 
 

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch.linalg import vector_norm
 
 from nestgrad import GROWTH_LIMIT, Neumann, Status
-from nestgrad_torch._solvers._common import SOLVERS, Solve, System
+from nestgrad_torch._solvers._common import SOLVERS, Deferred, Ending, System
 
 
 @SOLVERS.register(Neumann)
-def neumann(spec: Neumann, system: System) -> Solve:
-    """k terms by k - 1 products; the norms come to the host once, after the loop."""
+def neumann(spec: Neumann, system: System) -> Deferred:
+    """k terms by k - 1 products."""
     apply, diagonal = system.apply, system.preconditioner
-    term, total = system.rhs, system.rhs.clone()
+    term = total = system.rhs
     norms = [vector_norm(term)]
     for _ in range(spec.num_terms - 1):
         term = torch.sub(term, apply(term if diagonal is None else diagonal * term), alpha=spec.step_size)
-        total += term
+        total = total + term
         norms.append(vector_norm(term))
-    sizes = torch.stack(norms).tolist()
-    contraction = ratio(sizes)
-    return Solve(
+    return Deferred(
         solution=spec.step_size * (total if diagonal is None else diagonal * total),
-        status=growth_status(sizes, symmetric=system.symmetric and diagonal is None),
+        figures=norms,
+        read=partial(_read, spec, symmetric=system.symmetric and diagonal is None),
+    )
+
+
+def _read(spec: Neumann, sizes: list[float], *, symmetric: bool) -> Ending:
+    contraction = ratio(sizes)
+    return Ending(
+        status=growth_status(sizes, symmetric=symmetric),
         residual_norm=sizes[-1],
         steps=spec.num_terms,
         products=spec.num_terms - 1,

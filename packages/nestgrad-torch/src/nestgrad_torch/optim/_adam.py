@@ -35,8 +35,8 @@ class Adam:
         v = tree.map(lambda v, g: self.b2 * v + (1 - self.b2) * g * g, state["v"], grads)
 
         def move(m: Tensor, v: Tensor) -> Tensor:
-            corrected = m / (1 - self.b1**count)
-            return -self.learning_rate * corrected / (_root(v / (1 - self.b2**count)) + self.eps)
+            corrected = m / _bias(self.b1, count, m)
+            return -self.learning_rate * corrected / (_root(v / _bias(self.b2, count, v)) + self.eps)
 
         return tree.map(move, m, v), {"m": m, "v": v, "count": count}
 
@@ -52,6 +52,14 @@ class Adam:
 def adam(learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> Adam:
     """Functional Adam; see Adam for the formula."""
     return Adam(learning_rate, b1, b2, eps)
+
+
+def _bias(decay: Any, count: Any, like: Tensor) -> Any:
+    """1 - decay**count; in a program count is a tensor, and the power is taken as precisely as that of two numbers."""
+    if not isinstance(count, Tensor):
+        return 1 - decay**count
+    exact = count.double()
+    return (1 - decay**exact).to(like.dtype).to(like.device)
 
 
 def _root(x: Tensor) -> Tensor:

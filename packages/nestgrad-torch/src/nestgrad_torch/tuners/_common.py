@@ -117,20 +117,6 @@ class Tuner:
         return scalar_loss(self._update.loss, "inner loss", params, values, batch)
 
     @torch.no_grad()
-    def _advance(self, after: Any, point: Params, grads: list[Tensor], state: Any, settings: Any) -> None:
-        """The weight step, written into `after`: the same arithmetic whether or not a hyper step follows.
-
-        settings: the values without a graph, lest a rule that keeps them in its state keep the graph too.
-        """
-        rule = functional_optimizer(self._update, settings)
-        slopes = tree.unflatten(point.tree, grads)
-        if hasattr(rule, "step"):
-            after["params"], after["opt_state"] = rule.step(slopes, state["opt_state"], state["params"])
-        else:
-            updates, after["opt_state"] = rule.update(slopes, state["opt_state"], state["params"])
-            after["params"] = tree.map(torch.add, state["params"], updates)
-
-    @torch.no_grad()
     def _move(self, outer_optimizer: Any, state: Any, grads: list[Tensor]) -> tuple[Any, list[dict[str, Any]]]:
         """One outer optimizer step from the state's leaves and moments, which are copied; then the clip."""
         leaves = [leaf.clone().requires_grad_() for leaf in tree.leaves(state["hparams"])]
@@ -145,6 +131,20 @@ class Tuner:
     def _clipped(self, like: Any, leaves: list[Tensor]) -> Any:
         """The leaves, each beyond its clip range set to the range's end."""
         return tree.unflatten(like, [_clip(space, x.detach()) for space, x in zip(self._spaces, leaves, strict=True)])
+
+
+@torch.no_grad()
+def advanced(update: WeightUpdate, point: Params, grads: list[Tensor], state: Any, settings: Any) -> tuple[Any, Any]:
+    """(params, opt_state) after the weight step: the same arithmetic whether or not a hyper step follows.
+
+    settings: the values without a graph, lest a rule that keeps them in its state keep the graph too.
+    """
+    rule = functional_optimizer(update, settings)
+    slopes = tree.unflatten(point.tree, grads)
+    if hasattr(rule, "step"):
+        return rule.step(slopes, state["opt_state"], state["params"])
+    updates, opt_state = rule.update(slopes, state["opt_state"], state["params"])
+    return tree.map(torch.add, state["params"], updates), opt_state
 
 
 def with_gradients(function: Callable[..., Any], *args: Any) -> Any:

@@ -29,7 +29,7 @@ from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._steps import Draws
 from nestgrad_torch._tree import Params, check_matching, flat
-from nestgrad_torch.tuners._common import Tuner, extremes, is_finite, total_norm, with_gradients
+from nestgrad_torch.tuners._common import Tuner, advanced, extremes, is_finite, total_norm, with_gradients
 
 
 class HypergradientDescent(Tuner):
@@ -77,7 +77,7 @@ class HypergradientDescent(Tuner):
                 draws.again()
                 after["buffers"] = point.fresh_buffers()
                 _, grads, _ = self._gradient(point, after["buffers"], settings, inner_batch, first=False)
-        self._advance(after, point, grads, state, settings)
+        after["params"], after["opt_state"] = advanced(self._update, point, grads, state, settings)
         after["previous"] = {
             "params": state["params"],
             "opt_state": state["opt_state"],

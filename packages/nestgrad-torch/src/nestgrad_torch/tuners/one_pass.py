@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,24 +15,21 @@ from nestgrad import (
     Implicit,
     InvalidInput,
     OnePassInfo,
+    OnePassRun,
     OnePassState,
     Space,
+    check_block,
     check_one_pass,
     error_for,
     tree,
 )
-from nestgrad_torch._derivatives import Place, gradient, gradient_with_graph, linearize, scalar_loss
-from nestgrad_torch._modules import recomputation_refused
-from nestgrad_torch._rules.implicit import implicit
-from nestgrad_torch._second_order import require_twice_differentiable, second_order
-from nestgrad_torch._tree import Params, check_matching, split
-from nestgrad_torch.tuners._common import (
-    Tuner,
-    is_finite,
-    require_callable,
-    require_steppable,
-    with_gradients,
-)
+from nestgrad_torch._compile.hypergradients import require_traceable
+from nestgrad_torch._rules._findings import Findings, result
+from nestgrad_torch._tree import Params, check_matching
+from nestgrad_torch.tuners._common import Tuner, require_callable, require_steppable, with_gradients
+from nestgrad_torch.tuners._one_pass_programs import BlockPrograms, alike
+from nestgrad_torch.tuners._one_pass_work import Work
+from nestgrad_torch.tuners._outer_step import formula
 
 
 class OnePass(Tuner):
@@ -47,6 +44,11 @@ class OnePass(Tuner):
     info.hypergradient.status says so. A series that diverges and is finite is not an error here: its few terms are what
     the method defines; the status records it.
 
+    compile: make programs of the steps, and in `run` one of each block of `every` steps that ends with a hyper step,
+    as `hypergradient(compile=True)` does: traced once for these shapes and Python values, the fastest form kept. The
+    outer optimizer's step is part of them where it is functools.partial of torch.optim.Adam (lr, betas, eps) or
+    torch.optim.SGD (lr), and stays outside otherwise.
+
     The state is all that there is to a run on a tree of tensors. With an nn.Module, the layers, the frozen params and
     the training mode are those of the module last given to `init`: call it before going on from a state on disk.
     """
@@ -60,11 +62,17 @@ class OnePass(Tuner):
         method: Implicit,
         outer_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
         throw: bool = True,
+        compile: bool = False,  # noqa: A002
     ) -> None:
         super().__init__(check_one_pass(problem, hparams, every, method), hparams)
         self.problem, self.every, self.method = problem, every, method
         self.outer_optimizer, self.throw = outer_optimizer, throw
         require_callable("OnePass", outer_optimizer)
+        self._work = Work(problem, method, self._natural)
+        self._programs: BlockPrograms | None = None
+        if compile:
+            require_traceable(problem.inner, method)
+            self._programs = BlockPrograms(self._work, formula(outer_optimizer), self._clipped)
 
     @torch.inference_mode(mode=False)
     def init(self, params: Any) -> OnePassState:
@@ -77,56 +85,82 @@ class OnePass(Tuner):
         """One training step, and a hyper step when `every` divides the count; the state passed in is not changed."""
         return with_gradients(self._step, state, inner_batch, outer_batch)
 
+    def run(self, state: OnePassState, inner_batches: Any, outer_batch: Any) -> tuple[OnePassState, OnePassRun]:
+        """`step` for each of a list of inner batches, with one outer batch: the same numbers, errors and warnings."""
+        check_block("OnePass", inner_batches)
+        return with_gradients(self._run, state, list(inner_batches), outer_batch)
+
     def _step(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
-        tuned = (state["step"] + 1) % self.every == 0
+        point, tuned = self._point(state), (state["step"] + 1) % self.every == 0
+        self._check(point, state, inner_batch, outer_batch)
+        findings = None
+        if self._programs is not None:
+            after, losses, findings = self._programs.run(point, state, [inner_batch], outer_batch, tuned=tuned)
+            loss = losses[0]
+        elif tuned:
+            audit = state["step"] < self.every
+            after, loss, findings = self._work.tune(point, state, inner_batch, outer_batch, audit=audit)
+        else:
+            settings, _ = self._recall.about(state["hparams"])
+            after, loss = self._work.train(point, state, settings, inner_batch, audit=not state["step"])
+        reached: OnePassState = {**after, "step": state["step"] + 1}  # type: ignore[typeddict-item]
+        found = None if findings is None else self._ended(state, reached, findings)
+        settings, idle = self._recall.about(reached["hparams"])
+        info = OnePassInfo(
+            inner_loss=loss,
+            tuned=found is not None,
+            hypergradient=idle if found is None else found,
+            hparams=settings,
+        )
+        return reached, info
+
+    def _run(self, state: OnePassState, inner_batches: list[Any], outer_batch: Any) -> tuple[OnePassState, OnePassRun]:
+        losses: list[Tensor] = []
+        found: list[HyperGradient] = []
+        while inner_batches:
+            count = self.every - state["step"] % self.every
+            block, inner_batches = inner_batches[:count], inner_batches[count:]
+            if self._programs is not None and len(block) == self.every and alike(block):
+                state, seen, tuned = self._block(state, block, outer_batch)
+                losses.append(seen)
+                found.append(tuned)
+                continue
+            for batch in block:
+                state, info = self._step(state, batch, outer_batch)
+                losses.append(info.inner_loss.reshape(1))
+                found += [info.hypergradient] if info.tuned else []
+        joined = losses[0] if len(losses) == 1 else torch.cat(losses)
+        hparams = self._recall.about(state["hparams"])[0]
+        return state, OnePassRun(inner_losses=joined, hypergradients=tuple(found), hparams=hparams)
+
+    def _block(
+        self, state: OnePassState, block: list[Any], outer_batch: Any
+    ) -> tuple[OnePassState, Tensor, HyperGradient]:
+        """`every` training steps, the last a hyper step, as one program."""
+        assert self._programs is not None  # noqa: S101
         point = self._point(state)
+        self._check(point, state, block, outer_batch)
+        after, losses, findings = self._programs.run(point, state, block, outer_batch, tuned=True)
+        reached: OnePassState = {**after, "step": state["step"] + len(block)}  # type: ignore[typeddict-item]
+        assert findings is not None  # noqa: S101
+        return reached, losses, self._ended(state, reached, findings)
+
+    def _check(self, point: Params, state: OnePassState, inner_batch: Any, outer_batch: Any) -> None:
+        """Refuse, at a run's first steps, what does not match params."""
         if state["step"] < self.every:
             check_matching(point, hparams=state["hparams"], inner_batch=inner_batch, outer_batch=outer_batch)
-        after: OnePassState = {**state, "step": state["step"] + 1, "buffers": point.fresh_buffers()}
-        if tuned:
-            with second_order(point.module):
-                loss, found = self._tune(after, point, state, inner_batch, outer_batch)
-            settings = self.values(after)
-        else:
-            settings, found = self._recall.about(state["hparams"])
-            weights = point.fresh()
-            loss = self._inner_loss(point.view(weights, after["buffers"]), settings, inner_batch)
-            with recomputation_refused(point.module) if not state["step"] else contextlib.nullcontext():
-                grads = gradient(loss, weights)
-            self._advance(after, point, grads, state, settings)
-        return after, OnePassInfo(inner_loss=loss.detach(), tuned=tuned, hypergradient=found, hparams=settings)
 
-    def _tune(
-        self, after: OnePassState, point: Params, state: OnePassState, inner_batch: Any, outer_batch: Any
-    ) -> tuple[Tensor, HyperGradient]:
-        """A training step and a hyper step, written into `after`; the training gradient is shared between the two."""
-        leaves = [h.detach().requires_grad_() for h in tree.leaves(state["hparams"])]
-        start = tree.unflatten(state["hparams"], leaves)
-        values, weights = self._natural(start), point.vector()
-        loss = self._inner_loss(point.shape(weights, after["buffers"]), values, inner_batch)
-        if state["step"] < self.every:
-            require_twice_differentiable(loss, point.module)
-            with recomputation_refused(point.module):
-                slope = gradient_with_graph(loss, weights)
-        else:
-            slope = gradient_with_graph(loss, weights)
-        self._advance(after, point, split(slope.detach(), point.leaves), state, self.values(state))
-        place = Place(point.shape, point.plain, weights, values, leaves)
-        linear = linearize(self._update, place, inner_batch, state["opt_state"], slope=slope)
-        linear.damping = self.method.damping
-        arrived = point.holding(after["params"], after["buffers"])
-        new_weights = arrived.vector()
-        outer = scalar_loss(self.problem.outer_loss, "outer_loss", arrived.shape(new_weights), values, outer_batch)
-
-        def watch(norm: float) -> None:
-            self._watch.see(norm, step=after["step"])
-
-        found = implicit(self.method, linear, outer, new_weights, start, throw=False, watch=watch)
-        if self.throw and not found.status.ok and not is_finite(found):
-            raise error_for(found.status, self.method, found.stats, where=f"training step {after['step']}")
-        grads = tree.leaves(found.total)
-        after["hparams"], after["outer_opt_state"] = self._move(self.outer_optimizer, state, grads)
-        return loss, found
+    def _ended(self, state: OnePassState, reached: OnePassState, findings: Findings) -> HyperGradient:
+        """The hypergradient, read and watched; the leaves move by it unless a program has moved them."""
+        found, report = result(self.method, state["hparams"], findings, throw=False)
+        if report.finite:
+            self._watch.see(math.fsum(report.sizes), step=reached["step"])
+        elif self.throw and not found.status.ok:
+            raise error_for(found.status, self.method, found.stats, where=f"training step {reached['step']}")
+        if self._programs is None or self._programs.outer is None:
+            moved = self._move(self.outer_optimizer, state, tree.leaves(found.total))
+            reached["hparams"], reached["outer_opt_state"] = moved
+        return found
 
 
 def per_parameter(space: Space, params: Any) -> Space:

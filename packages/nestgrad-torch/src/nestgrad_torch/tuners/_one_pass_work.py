@@ -1,0 +1,90 @@
+"""The device part of one-pass tuning: steps from tensors to tensors, nothing read on the way."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestgrad import BilevelProblem, Implicit, WeightUpdate, tree
+from nestgrad_torch._derivatives import (
+    Place,
+    gradient,
+    gradient_with_graph,
+    linearize,
+    scalar_loss,
+)
+from nestgrad_torch._modules import recomputation_refused
+from nestgrad_torch._rules._findings import Findings
+from nestgrad_torch._rules.implicit import implicit
+from nestgrad_torch._second_order import require_twice_differentiable, second_order
+from nestgrad_torch._tree import Params, split
+from nestgrad_torch.tuners._common import advanced
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The two kinds of step of one tuner; `natural` turns leaves into values.
+
+    States are the dicts of OnePassState; a step returns a new one without its outer part, and changes none. audit: look
+    at the graph for what would be wrong in silence, as a run's first steps do.
+    """
+
+    problem: BilevelProblem
+    method: Implicit
+    natural: Callable[[Any], Any]
+
+    @property
+    def update(self) -> WeightUpdate:
+        """The inner problem."""
+        inner = self.problem.inner
+        assert isinstance(inner, WeightUpdate)  # noqa: S101  (check_one_pass)
+        return inner
+
+    def train(
+        self, point: Params, state: Any, settings: Any, batch: Any, *, audit: bool
+    ) -> tuple[dict[str, Any], Tensor]:
+        """(the state after a training step, the loss before it)."""
+        buffers, weights = point.fresh_buffers(), point.fresh()
+        loss = scalar_loss(self.update.loss, "inner loss", point.view(weights, buffers), settings, batch)
+        with recomputation_refused(point.module) if audit else contextlib.nullcontext():
+            grads = gradient(loss, weights)
+        params, opt_state = advanced(self.update, point, grads, state, settings)
+        return {**state, "params": params, "opt_state": opt_state, "buffers": buffers}, loss.detach()
+
+    def tune(
+        self, point: Params, state: Any, inner_batch: Any, outer_batch: Any, *, audit: bool
+    ) -> tuple[dict[str, Any], Tensor, Findings]:
+        """(the state after a training step, the loss before it, the hypergradient in the leaves after it).
+
+        The training gradient is shared between the two; all derivatives of u are taken before the step.
+        """
+        leaves = [h.detach().requires_grad_() for h in tree.leaves(state["hparams"])]
+        start = tree.unflatten(state["hparams"], leaves)
+        values, weights, buffers = self.natural(start), point.vector(), point.fresh_buffers()
+        with second_order(point.module):
+            loss = scalar_loss(self.update.loss, "inner loss", point.shape(weights, buffers), values, inner_batch)
+            if audit:
+                require_twice_differentiable(loss, point.module)
+            with recomputation_refused(point.module) if audit else contextlib.nullcontext():
+                slope = gradient_with_graph(loss, weights)
+            settings = tree.map(torch.detach, values)
+            grads = split(slope.detach(), point.leaves)
+            params, opt_state = advanced(self.update, point, grads, state, settings)
+            linear = linearize(
+                self.update,
+                Place(point.shape, point.plain, weights, values, leaves),
+                inner_batch,
+                state["opt_state"],
+                slope=slope,
+            )
+            linear.damping = self.method.damping
+            arrived = point.holding(params, buffers)
+            reached = arrived.vector()
+            outer = scalar_loss(self.problem.outer_loss, "outer_loss", arrived.shape(reached), values, outer_batch)
+            found = implicit(self.method, linear, outer, reached, start)
+        return {**state, "params": params, "opt_state": opt_state, "buffers": buffers}, loss.detach(), found
