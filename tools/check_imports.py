@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("packages/*/src", "conformance/src", "conformance/example_backend/src", "benchmarks", "tools")
+SOURCES = ("packages/*/src", "conformance/src", "conformance/example_backend/src", "benchmarks/benchmarks", "tools")
 
 
 def private_uses(source: str, home: str) -> Iterator[tuple[int, str]]:

@@ -1,81 +1,57 @@
-"""Exact counts: products with J, calls of the user's losses, compilations. Any change is an event."""
+"""Exact counts of the main methods; any change is an event. The gate, benchmarks.counts, has all of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from benchmarks.counts import Counted, Counts
+from benchmarks.frameworks import BACKENDS
 
-from benchmarks.common import BACKENDS, SOLVERS, Setting, setting
-
-STEPS = 10
-
-
-class Hypergradient:
-    """One hypergradient of 501 decays, by each solver."""
-
-    params = (BACKENDS, tuple(SOLVERS))
-    param_names = ("backend", "solver")
-
-    def setup(self, backend: str, solver: str) -> None:
-        self.setting: Setting = setting(backend)
-        self.call = self.setting.hypergradient(SOLVERS[solver])
-
-    def track_products(self, backend: str, solver: str) -> int:
-        """Products with J or its transpose, as the result reports them."""
-        return int(self.call().stats.products)
-
-    track_products.unit = "products"
-
-    def track_inner_loss_calls(self, backend: str, solver: str) -> int:
-        """Calls of the inner loss in a second hypergradient: 1 in torch (one gradient), 0 in jax (compiled before)."""
-        self.call()
-        before = self.setting.calls.inner
-        self.call()
-        return self.setting.calls.inner - before
-
-    track_inner_loss_calls.unit = "calls"
-
-    def track_outer_loss_calls(self, backend: str, solver: str) -> int:
-        """Calls of the outer loss in a second hypergradient."""
-        self.call()
-        before = self.setting.calls.outer
-        self.call()
-        return self.setting.calls.outer - before
-
-    track_outer_loss_calls.unit = "calls"
+ENTRIES = ("neumann", "cg", "unrolled", "one-pass, steps", "one-pass, run")
+Found = dict[tuple[str, str], Counts]
 
 
-class OnePass:
-    """Ten training steps with one hyper step, after ten others."""
+class Call:
+    """One warm call on P1; for a tuner, ten steps with one hyper step."""
 
-    params = (BACKENDS,)
-    param_names = ("backend",)
+    params = (BACKENDS, ENTRIES)
+    param_names = ("backend", "method")
 
-    def setup(self, backend: str) -> None:
-        self.setting: Setting = setting(backend)
-        self.tuner, self.state = self.setting.one_pass()
-        self._steps()
+    def setup_cache(self) -> Found:
+        found: Found = {}
+        for backend in BACKENDS:
+            for name in ENTRIES:
+                try:
+                    found[backend, name] = Counted(backend).of(name)
+                except NotImplementedError:
+                    continue
+        return found
 
-    def _steps(self) -> tuple[int, int, Any]:
-        calls, info = self.setting.calls, None
-        before = calls.inner, calls.outer
-        for _ in range(STEPS):
-            self.state, info = self.tuner.step(self.state, self.setting.train, self.setting.valid)
-        return calls.inner - before[0], calls.outer - before[1], info
+    setup_cache.timeout = 600
 
-    def track_inner_loss_calls(self, backend: str) -> int:
-        """10 in torch, no more than plain training makes; 0 in jax."""
-        return self._steps()[0]
+    def setup(self, found: Found, backend: str, name: str) -> None:
+        if (backend, name) not in found:
+            raise NotImplementedError(f"{backend} has no {name}")
 
-    track_inner_loss_calls.unit = "calls"
-
-    def track_outer_loss_calls(self, backend: str) -> int:
-        """1 in torch, 0 in jax."""
-        return self._steps()[1]
-
-    track_outer_loss_calls.unit = "calls"
-
-    def track_products(self, backend: str) -> int:
-        """Look-back 5 takes 4 products."""
-        return int(self._steps()[2].hypergradient.stats.products)
+    def track_products(self, found: Found, backend: str, name: str) -> int:
+        """Products with J or its transpose; a tuner's result is not asked."""
+        return found[backend, name].get("products", 0)
 
     track_products.unit = "products"
+
+    def track_matrix_work(self, found: Found, backend: str, name: str) -> int:
+        """torch: FLOP of matrix products; jax: matrix products in the jaxpr."""
+        counts = found[backend, name]
+        return counts.get("matrix FLOP", counts.get("matrix products", 0))
+
+    track_matrix_work.unit = "operations"
+
+    def track_graphs(self, found: Found, backend: str, name: str) -> int:
+        """Calls of the inner loss: graphs built in torch, traces in jax."""
+        return found[backend, name]["inner losses"]
+
+    track_graphs.unit = "calls"
+
+    def track_host_reads(self, found: Found, backend: str, name: str) -> int:
+        """Values that the host reads."""
+        return found[backend, name]["host reads"]
+
+    track_host_reads.unit = "reads"

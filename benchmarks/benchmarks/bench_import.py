@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.common import require
+from benchmarks.frameworks import require
 
 
 class Core:

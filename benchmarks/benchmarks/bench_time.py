@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from benchmarks.common import BACKENDS, SOLVERS, setting, wait
+from benchmarks.frameworks import BACKENDS, side_of
+from benchmarks.problems import problem
 
 
-class Hypergradient:
-    """One hypergradient of 501 decays."""
+class Operation:
+    """On P1. a: Neumann, 5 products; d: ten momentum steps with one-pass."""
 
-    params = (BACKENDS, tuple(SOLVERS))
-    param_names = ("backend", "solver")
+    params = (BACKENDS, ("a", "d"))
+    param_names = ("backend", "operation")
 
-    def setup(self, backend: str, solver: str) -> None:
-        self.call = setting(backend).hypergradient(SOLVERS[solver])
-        wait(self.call().total)
+    def setup(self, backend: str, letter: str) -> None:
+        self.module = side_of(backend)
+        self.call = self.module.side(problem("P1")).ours(letter)
+        self.module.wait(self.call())
 
-    def time_hypergradient(self, backend: str, solver: str) -> None:
-        wait(self.call().total)
-
-
-class OnePass:
-    """Ten training steps, one of them a hyper step."""
-
-    params = (BACKENDS,)
-    param_names = ("backend",)
-
-    def setup(self, backend: str) -> None:
-        self.setting = setting(backend)
-        self.tuner, self.state = self.setting.one_pass()
-        self.time_ten_steps(backend)
-
-    def time_ten_steps(self, backend: str) -> None:
-        for _ in range(10):
-            self.state, _ = self.tuner.step(self.state, self.setting.train, self.setting.valid)
-        wait(self.state["params"])
+    def time_call(self, backend: str, letter: str) -> None:
+        self.module.wait(self.call())

@@ -27,10 +27,10 @@ def require(backend: str) -> None:
 def side_of(backend: str) -> Any:
     """The module of the problems in this framework."""
     require(backend)
-    return importlib.import_module(f"benchmarks.sides.{backend}")
+    return importlib.import_module(f"benchmarks.sides.in_{backend}")
 
 
 def floors_of(backend: str) -> Any:
     """The module of the hand-written code in this framework."""
     require(backend)
-    return importlib.import_module(f"benchmarks.floors.{backend}")
+    return importlib.import_module(f"benchmarks.floors.in_{backend}")

@@ -86,12 +86,13 @@ def _check(what: str, letter: str, name: str, found: Sequence[Any]) -> None:
     from benchmarks.floors.reference import reference, relative_error
 
     expected = reference(name, letter)
-    error = relative_error([_host(value) for value in found[: len(expected)]], expected)
+    error = relative_error([host(value) for value in found[: len(expected)]], expected)
     if not error <= LIMIT:
         raise RuntimeError(f"{what}: relative error {error:.1e}, limit {LIMIT:.0e}: not the same work, so not timed")
 
 
-def _host(value: Any) -> Any:
+def host(value: Any) -> Any:
+    """A torch tensor detached, a jax array as NumPy's: what relative_error takes."""
     import numpy as np
 
     return value.detach() if hasattr(value, "detach") else np.array(value)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.operations import EVERY, PRODUCTS, STEPS, TERMS
 from benchmarks.problems import START, problem
-from benchmarks.sides.torch import Side, side
+from benchmarks.sides.in_torch import Side, side
 
 grad = torch.autograd.grad
 

@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from benchmarks.operations import EVERY, PRODUCTS, STEPS, TERMS
 from benchmarks.problems import START
-from benchmarks.sides.torch import LN10, Side
+from benchmarks.sides.in_torch import LN10, Side
 
 FORMS = ("eager", "traced", "compiled")
 Tensors = list[Tensor]

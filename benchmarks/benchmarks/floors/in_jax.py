@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from benchmarks.operations import EVERY, PRODUCTS, STEPS, TERMS
 from benchmarks.problems import START
-from benchmarks.sides.jax import LN10, Side
+from benchmarks.sides.in_jax import LN10, Side
 
 FORMS = ("scan", "unrolled")
 
@@ -112,32 +112,23 @@ def _unroll(side: Side, unrolled: bool) -> tuple[Callable[..., Any], tuple[Any, 
             slope, product = linear(weights, decays, inner)
             run.append((weights, product))
             weights = _sub(weights, slope, rate)
-        adjoint, total = jax.grad(side.error)(weights, outer), None
+        adjoint, total = jax.grad(side.error)(weights, outer), jax.tree.map(jnp.zeros_like, decays)
         for step, (at, product) in enumerate(reversed(run), start=1):
-            part = _mixed(side, at, decays, inner, adjoint)
-            total = part if total is None else _add(total, part)
+            total = _add(total, _mixed(side, at, decays, inner, adjoint))
             if step < STEPS:
                 adjoint = _sub(adjoint, product(adjoint), rate)
         return [-rate * part for part in total.values()]
 
-    def in_loops(weights: Any, decays: Any, inner: Any, outer: Any) -> Any:
-        def ahead(w: Any, _: Any) -> Any:
-            slope, product = jax.vjp(lambda p: jax.grad(side.penalised)(p, decays, inner), w)  # a tree, so it stacks
-            return _sub(w, slope, rate), (w, product)
+    def in_a_loop(weights: Any, decays: Any, inner: Any, outer: Any) -> Any:
+        def end(h: Any) -> Any:
+            def step(w: Any) -> Any:
+                return _sub(w, jax.grad(side.penalised)(w, h, inner), rate)
 
-        end, run = lax.scan(ahead, weights, length=STEPS)
+            return side.error(_repeat(step, weights, STEPS, unrolled=False), outer)
 
-        def back(held: Any, kept: Any) -> Any:
-            adjoint, total = held
-            at, product = kept
-            total = _add(total, _mixed(side, at, decays, inner, adjoint))
-            return (_sub(adjoint, product(adjoint)[0], rate), total), None
+        return list(jax.grad(end)(decays).values())
 
-        nothing = jax.tree.map(jnp.zeros_like, decays)
-        (_, total), _ = lax.scan(back, (jax.grad(side.error)(end, outer), nothing), run, reverse=True)
-        return [-rate * part for part in total.values()]
-
-    return written_out if unrolled else in_loops, _arguments(side)
+    return written_out if unrolled else in_a_loop, _arguments(side)
 
 
 def _one_pass(side: Side, unrolled: bool) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -151,7 +142,7 @@ def _one_pass(side: Side, unrolled: bool) -> tuple[Callable[..., Any], tuple[Any
             return _sub(w, v, rate), v
 
         def step(held: Any) -> Any:
-            return moved_by(*held, jax.grad(side.error)(held[0], inner))
+            return moved_by(held[0], held[1], jax.grad(side.error)(held[0], inner))
 
         w, v = _repeat(step, (weights, trace), EVERY - 1, unrolled=unrolled)
         slope, product = jax.linearize(lambda p: jax.grad(side.error)(p, inner), w)
