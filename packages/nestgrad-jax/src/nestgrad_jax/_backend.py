@@ -19,17 +19,18 @@ from nestgrad import (
     Status,
     Unrolled,
     UnsupportedSpec,
-    error_for,
     require_batches,
     require_legal,
 )
-from nestgrad_jax._calls import as_call, as_direction, require_hashable, settled, trees_of
+from nestgrad_jax._calls import as_call, as_direction, require_hashable, settled
 from nestgrad_jax._derivatives import linearize, outer_gradients
 from nestgrad_jax._explain import explained
+from nestgrad_jax._report import packed, raised, unpacked
 from nestgrad_jax._rules import bome, darts, penalty, pes, sama, unrolled  # noqa: F401  (fills the table)
 from nestgrad_jax._rules._common import METHODS, Call
 from nestgrad_jax._rules.implicit import several, tangent
 from nestgrad_jax._rules.reversible import reversible
+from nestgrad_jax._rules.stepwise import block_of, stepwise
 from nestgrad_jax._solvers._common import SOLVERS
 from nestgrad_jax._tree import check_arguments, is_traced
 from nestgrad_jax._warn import note_compilation, warn_of_zeros
@@ -74,11 +75,17 @@ def hypergradient(
         preconditioner=preconditioner,
         key=key,
     )
-    undone = isinstance(method, Unrolled) and method.mode == "reversible"
-    with explained("hypergradient", **trees_of(given)):
-        found: HyperGradient = reversible(method, problem, given) if undone else _compiled(problem, method, given)
-    found = _reported(found, method, given, throw=throw)
-    if isinstance(found.status, Status):
+    with explained("hypergradient", given):
+        if isinstance(method, Unrolled) and method.mode == "reversible":
+            found = reversible(method, problem, given)
+            found, doubtful = replace(found, status=Status(int(found.status))), True
+        else:
+            found, doubtful = unpacked(_found(problem, method, given))
+    if not isinstance(found.status, Status):
+        return found
+    if throw:
+        raised(found, method)
+    if doubtful:
         warn_of_zeros(problem.inner, method, opt_state, found)
     return found
 
@@ -106,7 +113,7 @@ def hypergradients(
     given = as_call(
         params, hparams, inner_batch=inner_batch, outer_batch=list(outer_batches), opt_state=opt_state, key=key
     )
-    with explained("hypergradients", **trees_of(given)):
+    with explained("hypergradients", given):
         results = _compiled_several(problem, method, given)
     return [_reported(found, method, given, throw=throw) for found in results]
 
@@ -144,7 +151,7 @@ def hypergradient_jvp(
         key=key,
     )
     check_arguments(direction=direction)
-    with explained("hypergradient_jvp", **trees_of(given), direction=direction):
+    with explained("hypergradient_jvp", given, direction=direction):
         found: HyperGradientJVP = _compiled_tangent(problem, method, given, direction)
     return _reported(found, method, given, throw=throw)
 
@@ -154,11 +161,20 @@ def supports(spec_type: type) -> bool:
     return spec_type in INNERS_OF[Implicit] or spec_type in METHODS or spec_type in SOLVERS
 
 
+def _found(problem: BilevelProblem, method: Any, given: Call) -> HyperGradient:
+    """The packed result: of one program, or of one a block of steps where a run is long or its steps are large."""
+    if isinstance(method, Unrolled) and method.mode == "reverse" and not is_traced(given):
+        block = block_of(problem.inner, given)
+        if method.num_steps > block and (found := stepwise(method, problem, given, block)) is not None:
+            return found
+    return _compiled(problem, method, given)
+
+
 @partial(jax.jit, static_argnames=("problem", "method"))
 def _compiled(problem: BilevelProblem, method: Any, given: Call) -> HyperGradient:
     found = METHODS(method, problem, settled(given))
     note_compilation(problem, method, given)  # not for a call that was refused
-    return found
+    return packed(found)
 
 
 @partial(jax.jit, static_argnames=("problem", "method"))
@@ -183,8 +199,8 @@ def _reported(found: Any, method: Any, given: Call, *, throw: bool) -> Any:
     if is_traced((given, found)):
         return found
     found = replace(found, status=Status(int(found.status)))
-    if throw and not found.status.ok:
-        raise error_for(found.status, method, found.stats)
+    if throw:
+        raised(found, method)
     return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -65,6 +66,13 @@ def require_hashable(caller: str, **specs: Any) -> None:
             ) from error
 
 
-def trees_of(given: Call) -> dict[str, Any]:
-    """The call's trees by name, for messages."""
-    return {field.name: getattr(given, field.name) for field in fields(given) if field.name != "key"}
+def shared(batches: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """(the distinct batches, which of them each step takes), so that one is not handed over many times."""
+    distinct: list[Any] = []
+    which: list[int] = []
+    for batch in batches:
+        known = [i for i, other in enumerate(distinct) if other is batch]
+        if not known:
+            distinct.append(batch)
+        which.append(known[0] if known else len(distinct) - 1)
+    return tuple(distinct), tuple(which)

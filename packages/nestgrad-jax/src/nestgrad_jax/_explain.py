@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import jax
@@ -15,17 +14,29 @@ from nestgrad import DisconnectedHyperparameter, DoubleBackwardUnsupported, Inva
 from nestgrad_jax._tree import named_leaves
 
 
-@contextmanager
-def explained(caller: str, **trees: Any) -> Iterator[None]:
-    """Run a call on these arguments; errors of JAX whose cause is known become ours, others pass as they are."""
-    try:
-        yield
-    except NestgradError:
-        raise
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        if (ours := _translated(caller, error, trees)) is None:
-            raise
-        raise ours from error
+class explained:  # noqa: N801  (a context manager is read as a verb)
+    """Run a call on these arguments; errors of JAX whose cause is known become ours, others pass as they are.
+
+    given: a dataclass of trees by name; more of them as keywords.
+    """
+
+    __slots__ = ("_caller", "_given", "_trees")
+
+    def __init__(self, caller: str, given: Any = None, **trees: Any) -> None:
+        self._caller, self._given, self._trees = caller, given, trees
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, NestgradError) or not isinstance(error, _TRANSLATED):
+            return
+        named = {} if self._given is None else {f.name: getattr(self._given, f.name) for f in fields(self._given)}
+        named.pop("key", None)
+        if (ours := _translated(self._caller, error, named | self._trees)) is not None:
+            raise ours from error
+
+
+_TRANSLATED = (TypeError, ValueError, RuntimeError, NotImplementedError)
 
 
 def _translated(caller: str, error: Exception, trees: dict[str, Any]) -> NestgradError | None:

@@ -11,7 +11,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from nestgrad import Implicit, Stats, Status, UnsupportedSpec, WeightUpdate, error_for, require_legal
-from nestgrad_jax._calls import as_call, require_hashable, settled, trees_of
+from nestgrad_jax._calls import as_call, require_hashable, settled
 from nestgrad_jax._derivatives import linearize
 from nestgrad_jax._explain import explained
 from nestgrad_jax._rules._common import Call
@@ -36,7 +36,7 @@ def best_response_jacobian(
     """
     _require_implicit("best_response_jacobian", inner, method)
     given = as_call(params, hparams, inner_batch=inner_batch, opt_state=opt_state)
-    with explained("best_response_jacobian", **trees_of(given)):
+    with explained("best_response_jacobian", given):
         jacobian, status, stats = _compiled_jacobian(inner, method, given)
     if not is_traced((given, status)) and throw and not (ended := Status(int(status))).ok:
         raise error_for(ended, method, stats)
@@ -58,7 +58,7 @@ def newton_step(
     method = Implicit(solver=solver)
     _require_implicit("newton_step", inner, method)
     given = as_call(params, hparams, inner_batch=inner_batch, opt_state=opt_state)
-    with explained("newton_step", **trees_of(given)):
+    with explained("newton_step", given):
         moved, left = _compiled_newton(inner, method, given)
     return moved, left if is_traced((given, left)) else float(left)
 

@@ -32,14 +32,22 @@ def named_leaves(title: str, tree: Any) -> list[tuple[str, Any]]:
 
 def is_traced(tree: Any) -> bool:
     """Whether any leaf has no value yet, as under a user's own jit, vmap or scan."""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+    return any(issubclass(kind, Tracer) for kind in set(map(type, jax.tree.leaves(tree))))
+
+
+_ARRAYS: set[type] = set()
+"""The types met that are JAX arrays: to look one up is faster than to ask."""
 
 
 def check_arguments(**trees: Any) -> None:
     """Raise InvalidInput for leaves that are no arrays, DtypeMismatch for float64 that jit would cut to float32."""
+    if set(map(type, jax.tree.leaves(trees))) <= _ARRAYS:
+        return
     cut = jax.dtypes.canonicalize_dtype(np.float64) == np.float32
     for title, tree in trees.items():
-        if all(isinstance(leaf, Array) for leaf in jax.tree.leaves(tree)):
+        leaves = jax.tree.leaves(tree)
+        if all(isinstance(leaf, Array) for leaf in leaves):
+            _ARRAYS.update(map(type, leaves))
             continue
         for name, leaf in named_leaves(title, tree):
             if cut and isinstance(leaf, np.ndarray) and leaf.dtype == np.float64:
@@ -157,10 +165,40 @@ def norm(vector: Array) -> Array:
 
 
 def tree_norm(tree: Any) -> Array:
-    """|x| over all entries, by numbers near 1, so that squares neither under- nor overflow."""
-    vector = flat(tree)
-    scale = power_of_two(jnp.abs(vector).max(initial=0.0))
-    return norm(vector / scale) * scale
+    """|x| over all entries."""
+    return tree_norms(tree)[0]
+
+
+def tree_norms(*trees: Any) -> Array:
+    """|x| of each tree over all its entries; not finite where an entry is not.
+
+    From plain sums of squares where none of them under- or overflows: the largest entry, by which to divide first, is
+    slow to find on a CPU.
+    """
+    leaves = [[jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)] for tree in trees]
+    sizes = [sum(leaf.size for leaf in parts) for parts in leaves]
+    if max(sizes) <= _SMALL:
+        rows = [jnp.pad(flat(parts), (0, max(sizes) - size)) for parts, size in zip(leaves, sizes, strict=True)]
+        return _scaled_norms(jnp.stack(rows))
+    squares = jnp.stack([sum(dot(leaf, leaf) for leaf in parts) for parts in leaves])
+    limits = jnp.finfo(squares.dtype)
+    safe = (squares > float(limits.tiny) / float(limits.eps)) & (squares < float(limits.max))
+    return lax.cond(
+        safe.all(),
+        jnp.sqrt,
+        lambda _: jnp.concatenate([_scaled_norms(flat(parts)[None]) for parts in leaves]),
+        squares,
+    )
+
+
+_SMALL = 1 << 14
+"""Entries up to which dividing by the largest one first costs less than a condition."""
+
+
+def _scaled_norms(rows: Array) -> Array:
+    """|x| of each row by numbers near 1, so that squares neither under- nor overflow."""
+    scale = power_of_two(jnp.abs(rows).max(axis=1, initial=0.0))
+    return jnp.sqrt(((rows / scale[:, None]) ** 2).sum(axis=1)) * scale
 
 
 def power_of_two(size: Array) -> Array:

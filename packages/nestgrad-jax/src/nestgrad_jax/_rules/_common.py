@@ -11,7 +11,7 @@ from jax import Array
 
 from nestgrad import BilevelProblem, HyperGradient, Rules, Stats, Status
 from nestgrad_jax._solvers._common import first_of
-from nestgrad_jax._tree import flat, tree_norm
+from nestgrad_jax._tree import tree_norm, tree_norms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def truncated(
 ) -> HyperGradient:
     """The result of a method without a tolerance: TRUNCATED, or NONFINITE where its numbers are not finite."""
     total = jax.tree.map(jnp.add, direct, indirect)
-    finite = jnp.isfinite(outer_loss) & jnp.isfinite(flat(total)).all()
+    finite = jnp.isfinite(outer_loss) & jnp.isfinite(tree_norm(total))
     return HyperGradient(
         total=total,
         direct=direct,
@@ -64,10 +64,12 @@ def truncated(
 
 def stats_of(params: Any, indirect: Any, adjoint: Any = None, **numbers: Any) -> Stats:
     """The numbers given, with the norms that every method knows, as arrays of the params' dtype."""
-    dtype = flat(params).dtype
-    known = {"indirect_norm": tree_norm(indirect), "params_norm": tree_norm(params)}
+    dtype = jax.tree.leaves(params)[0].dtype
+    trees = {"indirect_norm": indirect, "params_norm": params}
     if adjoint is not None:
-        known["adjoint_norm"] = tree_norm(adjoint)
+        trees["adjoint_norm"] = adjoint
+    missing = {name: tree for name, tree in trees.items() if name not in numbers}
+    known = dict(zip(missing, tree_norms(*missing.values()), strict=True)) if missing else {}
     reals = ("residual_norm", "rhs_norm", "adjoint_norm", "indirect_norm", "inner_optimality", "params_norm")
     reals = (*reals, "contraction", "curvature", "asymmetry", "kink_distance")
     given = {**dict.fromkeys(reals, jnp.nan), "steps": 0, "products": 0, **known, **numbers}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -53,8 +53,8 @@ class Steps:
         updates, after = functional_optimizer(self.inner, hparams).update(grads, held, w)
         return _like(optax.apply_updates(w, updates), w), _like(after, held)
 
-    def pull(self, state: State, hparams: Any, batch: Any) -> Pull:
-        """The transposes of A = ∂Φ/∂s and B = ∂Φ/∂λ at this state.
+    def linearized(self, state: State, hparams: Any, batch: Any) -> tuple[State, Pull]:
+        """(next state, the transposes of A = ∂Φ/∂s and B = ∂Φ/∂λ at this state), from one linearisation.
 
         The loss's gradient is linearised forward, and transposed by the symmetry of second derivatives; only what
         surrounds it is transposed by reverse mode, which is slow through the gradients of convolutions.
@@ -66,18 +66,18 @@ class Steps:
         both = jax.grad(scalar_loss(self.inner.loss, "inner loss"), argnums=(0, 1))
         (grads, _), push = jax.linearize(lambda x: both(x, hparams, batch), w)
 
-        def after(g: Any, x: Any, f: list[Array], h: Any) -> tuple[Any, list[Array]]:
+        def after(g: Any, x: Any, f: list[Array], h: Any) -> tuple[Any, State]:
             moved, next_held = self._apply(g, (x, with_floats(f)), h)
-            return moved, floating_leaves(next_held)[0]
+            return (moved, floating_leaves(next_held)[0]), (moved, next_held)
 
-        _, back = jax.vjp(after, grads, w, floats, hparams)
+        _, back, ended = jax.vjp(after, grads, w, floats, hparams, has_aux=True)
 
         def pulled(a_w: Any, a_floats: list[Array]) -> tuple[Any, list[Array], Any]:
             by_grads, by_w, by_floats, by_hparams = back((a_w, a_floats))
             in_w, in_hparams = push(by_grads)
             return jax.tree.map(jnp.add, by_w, in_w), by_floats, jax.tree.map(jnp.add, by_hparams, in_hparams)
 
-        return pulled
+        return ended, pulled
 
     def push(self, state: State, hparams: Any, batch: Any) -> tuple[State, Callable[[Any, list[Array], Any], Any]]:
         """(next state, tangents of (w, floats, λ) -> tangents of the next (w, floats)), from one linearisation."""
@@ -92,26 +92,31 @@ class Steps:
         return ended, tangent
 
 
-def _of_map(inner: FixedPoint, w: Any, hparams: Any, batch: Any) -> Pull:
-    _, back = jax.vjp(lambda x, h: map_value(inner, x, h, batch), w, hparams)
+def _of_map(inner: FixedPoint, w: Any, hparams: Any, batch: Any) -> tuple[State, Pull]:
+    value, back = jax.vjp(lambda x, h: map_value(inner, x, h, batch), w, hparams)
 
     def pulled(a_w: Any, a_floats: list[Array]) -> tuple[Any, list[Array], Any]:
         in_w, in_hparams = back(a_w)
         return in_w, a_floats, in_hparams
 
-    return pulled
+    return (_like(value, w), None), pulled
 
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """One batch a step: the same one for all (stacked None), a stack to scan over, or a list of unequal shapes."""
+    """One batch a step: the same one for all (stacked None), a stack to scan over, or a list of unequal shapes.
+
+    straight: loops are written out, as steps are many times slower inside one.
+    """
 
     same: Any = None
     stacked: Any = None
     listed: Sequence[Any] | None = None
+    straight: bool = False
 
     @staticmethod
     def of(inner_batch: Any, inner_batches: Sequence[Any] | None) -> Batches:
+        """The batches of a call."""
         if inner_batches is None:
             return Batches(same=inner_batch)
         first, *others = [(jax.tree.structure(b), [jax.typeof(x) for x in jax.tree.leaves(b)]) for b in inner_batches]
@@ -122,10 +127,26 @@ class Batches:
     def part(self, start: int, stop: int) -> Batches:
         """The batches of the steps start … stop - 1."""
         if self.listed is not None:
-            return Batches(listed=self.listed[start:stop])
+            return replace(self, listed=self.listed[start:stop])
         if self.stacked is None:
             return self
-        return Batches(stacked=jax.tree.map(lambda x: x[start:stop], self.stacked))
+        return replace(self, stacked=jax.tree.map(lambda x: x[start:stop], self.stacked))
+
+    def at(self, step: int) -> Any:
+        """The batch of one step."""
+        if self.listed is not None:
+            return self.listed[step]
+        return self.same if self.stacked is None else jax.tree.map(lambda x: x[step], self.stacked)
+
+    def steps(self, body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, length: int) -> tuple[Any, Any]:
+        """body(carry, batch) -> (carry, y) over the steps; the ys stacked."""
+        if self.listed is None and not self.straight:
+            return lax.scan(lambda c, x: body(c, self.same if x is None else x), carry, self.stacked, length=length)
+        found = []
+        for i in range(length):
+            carry, y = body(carry, self.at(i))
+            found.append(y)
+        return carry, jax.tree.map(lambda *ys: jnp.stack(ys), *found)
 
     def loop(
         self,
@@ -148,7 +169,7 @@ class Batches:
             spare = jax.tree.map(lambda leaf: jnp.full(leaf.shape, _filler(leaf.dtype)), shapes)
             return lax.cond(first == first, body, lambda *_: spare, c, x, batch)  # noqa: PLR0124
 
-        if self.listed is None:
+        if self.listed is None and not self.straight:
             return lax.scan(
                 lambda c, x: apart(c, x[0], self.same if self.stacked is None else x[1]),
                 carry,
@@ -159,7 +180,8 @@ class Batches:
         order = range(length - 1, -1, -1) if reverse else range(length)
         found: list[Any] = [None] * length
         for i in order:
-            carry, found[i] = apart(carry, None if xs is None else xs[i], self.listed[i])
+            step = body if self.straight else apart
+            carry, found[i] = step(carry, None if xs is None else xs[i], self.at(i))
         return carry, found
 
 

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from nestgrad import BilevelProblem, HyperGradient, HyperGradientJVP, Implicit, InvalidInput, Stats, Status
 from nestgrad_jax._connected import reached, require_connected
 from nestgrad_jax._derivatives import Linearization, Outer, linearize, outer_gradients
+from nestgrad_jax._programs import slow_in_loops
 from nestgrad_jax._rules._common import METHODS, Call, stats_of
 from nestgrad_jax._solvers import (  # noqa: F401  (fills the table)
     bicgstab,
@@ -29,7 +30,7 @@ from nestgrad_jax._solvers import (  # noqa: F401  (fills the table)
     random_neumann,
 )
 from nestgrad_jax._solvers._common import SOLVERS, Operator, Solve, System, code, first_of
-from nestgrad_jax._tree import flat, norm, power_of_two, tree_norm
+from nestgrad_jax._tree import flat, norm, power_of_two, tree_norm, tree_norms
 
 
 @METHODS.register(Implicit)
@@ -143,7 +144,7 @@ def solve_scaled(
     forward: bool = False,
 ) -> tuple[Solve, Array, Array]:
     """(solve of the system with rhs / scale, that rhs, scale); scale is a power of two."""
-    scale = power_of_two(jnp.abs(rhs).max())
+    scale = power_of_two(tree_norm(rhs))
     unit = rhs / scale
     whole = system(spec, point, unit, scale, start, preconditioner, key, forward=forward)
     return SOLVERS(spec.solver, whole), unit, scale
@@ -174,6 +175,7 @@ def system(
         scale=scale,
         symmetric=point.symmetric,
         diagonal=point.diagonal,
+        straight=slow_in_loops(back if not forward else ahead, rhs),
         forward=forward,
         start=None if start is None else start / scale,
         preconditioner=preconditioner,
@@ -250,8 +252,8 @@ def _finish(
 ) -> HyperGradient:
     indirect = jax.tree.map(lambda h: -scale * h, point.hparam_product(solve.solution))
     total = jax.tree.map(jnp.add, direct, indirect)
-    optimality = tree_norm(point.residual)
-    finite = jnp.isfinite(outer_loss) & jnp.isfinite(optimality) & jnp.isfinite(flat(total)).all()
+    size, optimality, shift, length, weights = tree_norms(total, point.residual, indirect, solve.solution, params)
+    finite = jnp.isfinite(outer_loss) & jnp.isfinite(optimality) & jnp.isfinite(size)
     if point.loss is not None:
         finite &= jnp.isfinite(point.loss)  # a loss may be NaN where its derivatives are not
     return HyperGradient(
@@ -260,20 +262,40 @@ def _finish(
         indirect=indirect,
         outer_loss=outer_loss.astype(unit.dtype),
         status=overall(spec, solve.status, optimality, finite, point.near_kink),
-        stats=_stats(solve, unit, scale, point, optimality, params=params, indirect=indirect),
+        stats=_stats(
+            solve,
+            unit,
+            scale,
+            point,
+            optimality,
+            params=params,
+            indirect=indirect,
+            indirect_norm=shift,
+            adjoint_norm=length * scale,
+            params_norm=weights,
+        ),
         adjoint=point.adjoint(scale * solve.solution),
     )
 
 
 def _stats(
-    solve: Solve, unit: Array, scale: Array, point: Linearization, optimality: Array, *, params: Any, indirect: Any
+    solve: Solve,
+    unit: Array,
+    scale: Array,
+    point: Linearization,
+    optimality: Array,
+    *,
+    params: Any,
+    indirect: Any,
+    **norms: Array,
 ) -> Stats:
+    if not norms:
+        norms = {"adjoint_norm": tree_norm(solve.solution) * scale}
     return stats_of(
         params,
         indirect,
         residual_norm=solve.residual_norm * scale,
         rhs_norm=norm(unit) * scale,
-        adjoint_norm=tree_norm(solve.solution) * scale,
         steps=solve.steps,
         products=solve.products,
         inner_optimality=optimality,
@@ -281,6 +303,7 @@ def _stats(
         curvature=solve.curvature,
         asymmetry=solve.asymmetry,
         kink_distance=jnp.nan if point.kink_distance is None else point.kink_distance,
+        **norms,
     )
 
 

@@ -237,7 +237,7 @@ def _pull(inner: WeightUpdate, s: _Exact, hparams: Any, batch: Any, like: Any, a
     """The adjoint of one step at the state before it, and that step's share of the hypergradient."""
     state = (_floats(s.weights, like), ReversibleState(_floats(s.velocity, like)))
     velocity, restore = jax.tree.flatten(adjoint[1])
-    in_w, in_floats, in_hparams = Steps(inner).pull(state, hparams, batch)(adjoint[0], velocity)
+    in_w, in_floats, in_hparams = Steps(inner).linearized(state, hparams, batch)[1](adjoint[0], velocity)
     return (in_w, jax.tree.unflatten(restore, in_floats)), in_hparams
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,8 +13,10 @@ from jax.flatten_util import ravel_pytree
 from nestgrad import BilevelProblem, HyperGradient, Unrolled
 from nestgrad_jax._connected import reached, require_connected
 from nestgrad_jax._derivatives import Outer, floating_leaves, outer_gradients
+from nestgrad_jax._programs import slow_in_loops
 from nestgrad_jax._rules._common import METHODS, Call, stats_of, truncated
 from nestgrad_jax._rules._steps import Batches, State, Steps
+from nestgrad_jax._rules._stepwise import block_size, pulled_back
 from nestgrad_jax._tree import flat, tree_norm
 
 
@@ -23,6 +26,10 @@ def unrolled(spec: Unrolled, problem: BilevelProblem, call: Call) -> HyperGradie
     steps, batches = Steps(problem.inner), Batches.of(call.inner_batch, call.inner_batches)
     before = spec.num_steps - spec.window
     state = steps.start(call.params, call.hparams, call.opt_state)
+    straight = slow_in_loops(lambda s: steps.advance(s, call.hparams, batches.at(0)), state)
+    batches = replace(batches, straight=straight)
+    if spec.mode == "reverse" and (straight or spec.num_steps <= block_size(steps, state, call.hparams, batches.at(0))):
+        return _straight(spec, problem, steps, state, batches, call)
     state = run(steps, state, call.hparams, batches.part(0, before), before)
     window = batches.part(before, spec.num_steps)
     mode = _forward if spec.mode == "forward" else _reverse
@@ -34,6 +41,29 @@ def run(steps: Steps, state: State, hparams: Any, batches: Batches, length: int)
     if not length:
         return state
     return batches.loop(lambda s, _, batch: (steps.advance(s, hparams, batch), None), state, length)[0]
+
+
+def _straight(
+    spec: Unrolled, problem: BilevelProblem, steps: Steps, state: State, batches: Batches, call: Call
+) -> HyperGradient:
+    """All steps written out, each linearised as it is taken: nothing is computed twice, and all of it is stored."""
+    pulls, before = [], spec.num_steps - spec.window
+    first, last = state, state
+    for t in range(spec.num_steps):
+        last = state
+        if t < before:
+            first = state = steps.advance(state, call.hparams, batches.at(t))
+        else:
+            state, pull = steps.linearized(state, call.hparams, batches.at(t))
+            pulls.append(pull)
+    outer, a_w, a_floats, direct = outer_end(problem, state, call)
+    check_connected(steps, first, batches.at(before), call.hparams, outer)
+    adjoint = (a_w, a_floats, jax.tree.map(jnp.zeros_like, call.hparams))
+    in_params, _, indirect = pulled_back(pulls, adjoint)
+    moved = tree_norm(jax.tree.map(jnp.subtract, state[0], last[0]))
+    return result(
+        spec, outer.loss, tree_norm(a_w), direct, indirect, state, moved, products=spec.window, adjoint=in_params
+    )
 
 
 def _reverse(
@@ -48,13 +78,13 @@ def _reverse(
         end, kept = _keep(steps, end, hparams, batches.part(start, start + count * size), count, size)
         starts.append(kept)
     outer, a_w, a_floats, direct = outer_end(problem, end, call)
-    _check_connected(steps, state, batches, hparams, outer)
+    check_connected(steps, state, batches.at(0), hparams, outer)
     adjoint = (a_w, a_floats, jax.tree.map(jnp.zeros_like, hparams))
     for (start, count, size), kept in zip(reversed(parts), reversed(starts), strict=True):
         adjoint = _pull_back(steps, adjoint, hparams, batches.part(start, start + count * size), kept, count, size)
     in_params, _, indirect = adjoint
     last = _last_update(steps, parts, starts, batches, end, hparams)
-    return _result(spec, call, outer, a_w, direct, indirect, end, last, products=length, adjoint=in_params)
+    return result(spec, outer.loss, tree_norm(a_w), direct, indirect, end, last, products=length, adjoint=in_params)
 
 
 def _segments(length: int, size: int) -> list[tuple[int, int, int]]:
@@ -77,9 +107,7 @@ def _keep(steps: Steps, state: State, hparams: Any, batches: Batches, count: int
 
 def _pull_back(steps: Steps, adjoint: Any, hparams: Any, batches: Batches, kept: Any, count: int, size: int) -> Any:
     def back(carry: Any, state: State, batch: Any) -> tuple[Any, None]:
-        a_w, a_floats, total = carry
-        in_w, in_floats, in_hparams = steps.pull(state, hparams, batch)(a_w, a_floats)
-        return (in_w, in_floats, jax.tree.map(jnp.add, total, in_hparams)), None
+        return pulled_back([steps.linearized(state, hparams, batch)[1]], carry), None
 
     if count == 1:
         return batches.loop(back, adjoint, size, xs=kept, reverse=True)[0]
@@ -109,16 +137,11 @@ def outer_end(problem: BilevelProblem, end: State, call: Call) -> tuple[Outer, A
     return outer, by_params, [jnp.zeros_like(leaf) for leaf in floating_leaves(end[1])[0]], direct
 
 
-def _check_connected(steps: Steps, state: State, batches: Batches, hparams: Any, outer: Outer) -> None:
+def check_connected(steps: Steps, state: State, batch: Any, hparams: Any, outer: Outer) -> None:
     """Raise DisconnectedHyperparameter for a leaf that neither a step nor the outer loss depends on."""
     floats = floating_leaves(state[1])[0]
     vector, restore = ravel_pytree((state[0], floats))
-    batch = batches.same
-    if batches.stacked is not None:
-        batch = jax.tree.map(lambda x: x[0], batches.stacked)
-    elif batches.listed is not None:
-        batch = batches.listed[0]
-    pull = steps.pull(state, hparams, batch)
+    pull = steps.linearized(state, hparams, batch)[1]
     one = jnp.ones_like(outer.loss)
     require_connected(
         hparams, reached(lambda x: outer.pull(x)[1], one), reached(lambda a: pull(*restore(a))[2], vector)
@@ -154,19 +177,18 @@ def _forward(
 
     (end, (in_w, _), last), _ = batches.loop(through, (state, rows, none), spec.window)
     outer, a_w, _, direct = outer_end(problem, end, call)
-    _check_connected(steps, state, batches, call.hparams, outer)
+    check_connected(steps, state, batches.at(0), call.hparams, outer)
     vector = flat(a_w)
     exact = jax.lax.Precision.HIGHEST
     indirect = restore(jax.vmap(lambda row: jnp.dot(flat(row), vector, precision=exact))(in_w))
     products = spec.window * entries.size
-    return _result(spec, call, outer, a_w, direct, indirect, end, last, products=products)
+    return result(spec, outer.loss, tree_norm(a_w), direct, indirect, end, last, products=products)
 
 
-def _result(
+def result(
     spec: Unrolled,
-    call: Call,
-    outer: Outer,
-    a_w: Any,
+    outer_loss: Array,
+    rhs_norm: Array,
     direct: Any,
     indirect: Any,
     end: State,
@@ -175,11 +197,12 @@ def _result(
     products: int,
     adjoint: Any = None,
 ) -> HyperGradient:
+    """The result of a run that ended with state `end`; last is |w_T - w_{T-1}|."""
     stats = stats_of(
         end[0],
         indirect,
         adjoint,
-        rhs_norm=tree_norm(a_w),
+        rhs_norm=rhs_norm,
         steps=spec.num_steps,
         products=products,
         inner_optimality=last,
@@ -187,7 +210,7 @@ def _result(
     return truncated(
         direct=direct,
         indirect=indirect,
-        outer_loss=outer.loss,
+        outer_loss=outer_loss,
         stats=stats,
         adjoint=adjoint,
         params=end[0],

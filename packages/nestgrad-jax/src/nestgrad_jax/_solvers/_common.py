@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from nestgrad import Rules, Status
 from nestgrad_jax._tree import norm
 
+_S = TypeVar("_S")
 Operator = Callable[[Array], Array]
 """q -> A q on flat vectors."""
 
@@ -23,9 +24,9 @@ class System:
     """The system A p = rhs to solve: A = Jᵀ + δI for an adjoint, J + δI for a response; all divided by `scale`.
 
     apply, adjoint: products with A and Aᵀ; adjoint is traced when first called, which must not be inside a loop. rhs:
-    its largest entry in [1, 2), or zero. scale: a power of two. symmetric: J is a Hessian. diagonal() is the P of a
+    its norm in [1, 2), or zero. scale: a power of two. symmetric: J is a Hessian. diagonal() is the P of a
     J = P M with M symmetric, None where there is none; forward says that A is J. start and preconditioner: flat
-    vectors, or None. key: a typed PRNG key, or None.
+    vectors, or None. key: a typed PRNG key, or None. straight: products are many times slower inside a loop.
     """
 
     apply: Operator
@@ -38,6 +39,7 @@ class System:
     start: Array | None = None
     preconditioner: Array | None = None
     key: Any = None
+    straight: bool = False
 
     def precondition(self, vector: Array) -> Array:
         """P x; x itself without a preconditioner."""
@@ -100,6 +102,21 @@ class Goal:
             (unfinished & (not spec.truncated), Status.MAX_STEPS_REACHED),
             otherwise=Status.TRUNCATED if spec.truncated else Status.STAGNATED,
         )
+
+
+MOST_STRAIGHT = 64
+"""Steps that are written out at most where loops are slow: each makes the program longer to compile."""
+
+
+def iterate(system: System, more: Callable[[_S], Array], step: Callable[[_S], _S], first: _S, most: int) -> _S:
+    """lax.while_loop(more, step, first), of at most `most` steps; written out where products are slow in loops."""
+    if not system.straight or most > MOST_STRAIGHT:
+        return lax.while_loop(more, step, first)
+    state = first
+    for _ in range(most):
+        goes = more(state)
+        state = jax.tree.map(lambda new, old, goes=goes: jnp.where(goes, new, old), step(state), state)
+    return state
 
 
 def code(status: Status) -> Array:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from nestgrad import BiCGSTAB, Status
-from nestgrad_jax._solvers._common import SOLVERS, Goal, Solve, System
+from nestgrad_jax._solvers._common import SOLVERS, Goal, Solve, System, iterate
 from nestgrad_jax._tree import dot, norm
 
 
@@ -86,7 +86,7 @@ def bicgstab(spec: BiCGSTAB, system: System) -> Solve:
         steps=jnp.zeros((), jnp.int32),
         products=jnp.zeros((), jnp.int32),
     )
-    end = lax.while_loop(lambda s: s.active & (s.steps < spec.max_steps), step, first)
+    end = iterate(system, lambda s: s.active & (s.steps < spec.max_steps), step, first, spec.max_steps)
     left = norm(rhs - system.apply(end.solution))
     return Solve(
         solution=end.solution,

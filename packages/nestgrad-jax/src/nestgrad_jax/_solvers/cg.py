@@ -6,10 +6,10 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from nestgrad import CG, Status
-from nestgrad_jax._solvers._common import SOLVERS, Solve, System, rounding
+from nestgrad_jax._solvers._common import SOLVERS, Solve, System, iterate, rounding
 from nestgrad_jax._solvers._symmetric import Symmetric
 from nestgrad_jax._tree import dot, norm
 
@@ -32,11 +32,12 @@ class _State(NamedTuple):
 
 @SOLVERS.register(CG)
 def cg(spec: CG, system: System) -> Solve:
-    """One product a step, one for the recomputed residual, three for the symmetry probe where J is no Hessian."""
+    """One product a step, one for the recomputed residual where it has a limit, three for the symmetry probe."""
     whole = Symmetric.of(spec, system)
     end, taken = _iterate(spec, system, whole)
     solution = whole.leave(end.solution)
-    left = norm(system.rhs - system.apply(solution))
+    recomputed = not spec.truncated
+    left = norm(system.rhs - system.apply(solution) if recomputed else whole.weigh(end.residual))
     cases = (end.negative, Status.INDEFINITE), (end.flat, Status.SINGULAR)
     return whole.answer(
         Solve(
@@ -44,7 +45,7 @@ def cg(spec: CG, system: System) -> Solve:
             status=whole.goal.verdict(spec, left, *cases, unfinished=end.active),
             residual_norm=left,
             steps=end.steps,
-            products=end.products + 1 + taken,
+            products=end.products + int(recomputed) + taken,
             curvature=end.smallest,
         )
     )
@@ -96,4 +97,4 @@ def _iterate(spec: CG, system: System, whole: Symmetric) -> tuple[_State, int]:
         steps=none,
         products=none,
     )
-    return lax.while_loop(lambda s: s.active & (s.products < spec.max_steps), step, first), taken
+    return iterate(system, lambda s: s.active & (s.products < spec.max_steps), step, first, spec.max_steps), taken

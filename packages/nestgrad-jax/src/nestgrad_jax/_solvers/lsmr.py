@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from nestgrad import LSMR, Status
-from nestgrad_jax._solvers._common import SOLVERS, Goal, Solve, System, rounding
+from nestgrad_jax._solvers._common import SOLVERS, Goal, Solve, System, iterate, rounding
 from nestgrad_jax._tree import norm
 
 
@@ -118,7 +118,7 @@ def lsmr(spec: LSMR, system: System) -> Solve:
         flat=(beta > goal.target) & (alpha == 0),
         steps=jnp.zeros((), jnp.int32),
     )
-    end = lax.while_loop(lambda s: s.active & (s.steps < spec.max_steps), step, first)
+    end = iterate(system, lambda s: s.active & (s.steps < spec.max_steps), step, first, spec.max_steps)
     left = norm(rhs - system.apply(end.solution))
     return Solve(
         solution=end.solution,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from nestgrad import MINRES, Status
-from nestgrad_jax._solvers._common import SOLVERS, Solve, System, rounding, singular_below
+from nestgrad_jax._solvers._common import SOLVERS, Solve, System, iterate, rounding, singular_below
 from nestgrad_jax._solvers._symmetric import Symmetric
 from nestgrad_jax._tree import dot, norm
 
@@ -46,7 +46,7 @@ class _State(NamedTuple):
 def minres(spec: MINRES, system: System) -> Solve:
     """One product a step, one for the recomputed residual, one for singularity, three for the symmetry probe."""
     whole = Symmetric.of(spec, system)
-    end, taken = _iterate(spec, whole)
+    end, taken = _iterate(spec, system, whole)
     solution = whole.leave(end.solution)
     residual = system.rhs - system.apply(solution)
     left = norm(residual)
@@ -65,7 +65,7 @@ def minres(spec: MINRES, system: System) -> Solve:
     )
 
 
-def _iterate(spec: MINRES, whole: Symmetric) -> tuple[_State, int]:
+def _iterate(spec: MINRES, system: System, whole: Symmetric) -> tuple[_State, int]:
     """At most max_steps steps, and the products taken to begin; residuals at or below the target end them."""
     rhs = whole.rhs
     noise, zero, kept = rounding(rhs), jnp.zeros((), rhs.dtype), min(_RITZ, spec.max_steps, rhs.size)
@@ -132,7 +132,7 @@ def _iterate(spec: MINRES, whole: Symmetric) -> tuple[_State, int]:
         flat=jnp.zeros((), bool),
         steps=jnp.zeros((), jnp.int32),
     )
-    return lax.while_loop(lambda s: s.active & (s.steps < spec.max_steps), step, first), taken
+    return iterate(system, lambda s: s.active & (s.steps < spec.max_steps), step, first, spec.max_steps), taken
 
 
 def _smallest_ritz(end: _State) -> Array:

@@ -6,16 +6,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from nestgrad import GROWTH_LIMIT, Neumann, Status
-from nestgrad_jax._solvers._common import SOLVERS, Solve, System, first_of
+from nestgrad_jax._solvers._common import MOST_STRAIGHT, SOLVERS, Solve, System, first_of
 from nestgrad_jax._tree import norm
-
-_UNROLLED_UP_TO = 64
-"""Products written out one by one, since a loop can slow each of them (convolutions on a CPU by fifty times)."""
 
 
 @SOLVERS.register(Neumann)
 def neumann(spec: Neumann, system: System) -> Solve:
-    """k terms by k - 1 products."""
+    """k terms by k - 1 products, in a loop, so that memory does not grow with k; written out where loops are slow."""
     rhs, products = system.rhs, spec.num_terms - 1
 
     def add_term(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
@@ -23,15 +20,9 @@ def neumann(spec: Neumann, system: System) -> Solve:
         term = term - spec.step_size * system.apply(system.precondition(term))
         return (term, total + term), norm(term)
 
-    carry, norms = (rhs, rhs), []
-    if products <= _UNROLLED_UP_TO:
-        for _ in range(products):
-            carry, size = add_term(carry, None)
-            norms.append(size)
-        sizes = jnp.stack([norm(rhs), *norms])
-    else:
-        carry, later = lax.scan(add_term, carry, length=products)
-        sizes = jnp.concatenate([norm(rhs)[None], later])
+    written_out = max(1, products) if system.straight and products <= MOST_STRAIGHT else 1
+    carry, later = lax.scan(add_term, (rhs, rhs), length=products, unroll=written_out)
+    sizes = jnp.concatenate([norm(rhs)[None], later])
     ratio = sizes[-1] / sizes[-2] if products else jnp.nan
     return Solve(
         solution=spec.step_size * system.precondition(carry[1]),

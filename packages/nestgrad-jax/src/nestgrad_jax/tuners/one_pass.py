@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 
@@ -17,24 +19,32 @@ from nestgrad import (
     Implicit,
     InvalidInput,
     OnePassInfo,
+    OnePassRun,
     OnePassState,
     Space,
-    Status,
     UnsupportedOptimizer,
     Watch,
     WeightUpdate,
+    check_block,
     check_one_pass,
     error_for,
     initial_values,
     map_spaces,
     require_initial,
 )
+from nestgrad_jax._calls import shared
 from nestgrad_jax._derivatives import functional_optimizer, linearize, outer_gradients, scalar_loss
 from nestgrad_jax._explain import explained
+from nestgrad_jax._programs import slow_in_loops
+from nestgrad_jax._report import packed, unpacked
+from nestgrad_jax._rules._steps import Batches
 from nestgrad_jax._rules.implicit import idle, implicit
 from nestgrad_jax._space_ops import OPS
-from nestgrad_jax._tree import as_hparams, as_params, check_arguments, check_matching, host_norm, is_traced
+from nestgrad_jax._tree import as_hparams, as_params, check_arguments, check_matching, is_traced, tree_norm
 from nestgrad_jax.tuners._recall import Recall
+
+_LONGEST = 16
+"""Steps of a program of `run` at most, so that a block of any length compiles in bounded time."""
 
 
 class OnePass:
@@ -71,7 +81,8 @@ class OnePass:
         self._update = update
         self._recall, self._watch = Recall(self._natural), Watch()
         self._train_jitted = jax.jit(self._train)
-        self._tune_jitted = jax.jit(self._tune)
+        self._tune_jitted = jax.jit(self._tune_packed)
+        self._block_jitted = jax.jit(self._block, static_argnames=("which", "tunes"))
 
     def init(self, params: Any) -> OnePassState:
         """The state before the first step. params: a pytree of floating arrays, copied."""
@@ -97,6 +108,26 @@ class OnePass:
         with explained("OnePass.step", state=state, inner_batch=inner_batch, outer_batch=outer_batch):
             return self._stepped(state, inner_batch, outer_batch)
 
+    def run(
+        self, state: OnePassState, inner_batches: Sequence[Any], outer_batch: Any
+    ) -> tuple[OnePassState, OnePassRun]:
+        """`step` for each batch in turn with this one outer batch, as few compiled programs; the state is not changed.
+
+        A program ends with a hyper step, or after 16 steps, and is compiled once for its length: blocks of `every`
+        steps that begin where one ended need a single one. Statuses are read once, at the end of the block; then the
+        first hyper step that failed raises as in `step`. Raises InvalidInput for no batches, and under a user's own
+        jit where the count of steps has no value.
+        """
+        check_block("OnePass", inner_batches)
+        check_arguments(inner_batches=inner_batches, outer_batch=outer_batch)
+        if is_traced(state["step"]):
+            raise InvalidInput(
+                "OnePass.run: state['step'] is traced, limit: a count with a value, as it decides which steps tune. "
+                "Remedy: jax.lax.scan over step, which is made for it."
+            )
+        with explained("OnePass.run", state=state, inner_batches=inner_batches, outer_batch=outer_batch):
+            return self._ran(state, list(inner_batches), outer_batch)
+
     def values(self, state: OnePassState) -> Any:
         """The hyperparameters' natural values, a tree shaped like hparams."""
         return self._recall.about(state["hparams"])[0]
@@ -114,6 +145,79 @@ class OnePass:
         self._recall.keep_count(after["step"], count)
         return after, info
 
+    def _ran(self, state: OnePassState, batches: list[Any], outer_batch: Any) -> tuple[OnePassState, OnePassRun]:
+        """`run`, with JAX's errors as they are."""
+        count = begun = self._recall.count(state["step"])
+        last, losses, found, values = begun + len(batches), [], [], None
+        while count < last:
+            due = min(count + self.every - count % self.every, last)
+            stop = min(due, count + _LONGEST)
+            tunes = stop % self.every == 0
+            state, some, values, seen = self._block_jitted(
+                state, *shared(batches[count - begun : stop - begun]), outer_batch if tunes else None, tunes=tunes
+            )
+            losses.append(some)
+            if seen is not None:
+                found.append((stop, *seen))
+            count = stop
+        inner_losses = losses[0] if len(losses) == 1 else jnp.concatenate(losses)
+        if is_traced((inner_losses, values)):
+            return state, OnePassRun(
+                inner_losses=inner_losses,
+                hypergradients=tuple(unpacked(each)[0] for _, each, _ in found),
+                hparams=values,
+            )
+        seen = tuple(self._judged(each, sizes, step) for step, each, sizes in found)
+        self._recall.keep_count(state["step"], count)
+        self._recall.keep_values(state["hparams"], values)
+        return state, OnePassRun(inner_losses=inner_losses, hypergradients=seen, hparams=values)
+
+    def _block(
+        self, state: OnePassState, distinct: tuple[Any, ...], which: tuple[int, ...], outer_batch: Any, *, tunes: bool
+    ) -> tuple[OnePassState, Array, Any, Any]:
+        """(state, inner losses, natural values, the packed hyper step) of steps of which at most the last one tunes.
+
+        Step i is on the batch distinct[which[i]].
+        """
+        values, seen = self._natural(state["hparams"]), None
+        batches = [distinct[i] for i in which]
+        carry = (state["params"], state["opt_state"], state["step"])
+        (params, opt_state, step), losses = self._trained(carry, values, batches[:-1] if tunes else batches)
+        state = {**state, "params": params, "opt_state": opt_state, "step": step}
+        if tunes:
+            state, values, loss, *seen = self._tune_packed(state, batches[-1], outer_batch)
+            losses = jnp.concatenate([losses, loss[None]])
+        return state, losses, values, seen
+
+    def _trained(self, carry: Any, values: Any, batches: list[Any]) -> tuple[Any, Array]:
+        """Training steps in a loop; written out where steps are slow in one, or batches differ in shape."""
+
+        def body(carry: Any, batch: Any) -> tuple[Any, Array]:
+            *carry, loss = self._train(carry[0], carry[1], values, carry[2], batch)
+            return tuple(carry), loss
+
+        if not batches:
+            return carry, jnp.zeros(0, jax.tree.leaves(carry[0])[0].dtype)
+        together = Batches.of(batches[0], None if all(b is batches[0] for b in batches) else batches)
+        straight = len(batches) == 1 or slow_in_loops(body, carry, batches[0])
+        return replace(together, straight=straight).steps(body, carry, len(batches))
+
+    def _tune_packed(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[Any, ...]:
+        """(state, natural values, inner loss, packed hypergradient, its |total| and outer loss)."""
+        after, info = self._tune(state, inner_batch, outer_batch)
+        found: HyperGradient = info.hypergradient
+        sizes = jnp.stack([tree_norm(found.total), found.outer_loss])
+        return after, info.hparams, info.inner_loss, packed(found), sizes
+
+    def _judged(self, found: HyperGradient, sizes: Array, step: int) -> HyperGradient:
+        """The unpacked hypergradient of a step; raises where it is to, and warns of one out of all proportion."""
+        found, _ = unpacked(found)
+        size, loss = map(float, np.asarray(sizes))
+        if self.throw and not found.status.ok and not (math.isfinite(size) and math.isfinite(loss)):
+            raise error_for(found.status, self.method, found.stats, where=f"training step {step}")
+        self._watch.see(size, step=step)
+        return found
+
     def _train_now(self, state: OnePassState, inner_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         """A training step, known on the host to be no more: leaves and outer state stay where they are."""
         values, nothing = self._recall.about(state["hparams"])
@@ -127,16 +231,13 @@ class OnePass:
         self, state: OnePassState, inner_batch: Any, outer_batch: Any, count: int
     ) -> tuple[OnePassState, OnePassInfo]:
         """A hyper step, known on the host to be due; its status is read back, which waits for the device."""
-        after, info = self._tune_jitted(state, inner_batch, outer_batch)
-        found: HyperGradient = info.hypergradient
-        if is_traced(found.status):
-            return after, info
-        status = Status(int(found.status))
-        if self.throw and not status.ok and not _is_finite(found):
-            raise error_for(status, self.method, found.stats, where=f"training step {count}")
-        self._recall.keep_values(after["hparams"], info.hparams)
-        self._watch.see(host_norm(found.total), step=count)
-        return after, replace(info, tuned=True, hypergradient=replace(found, status=status))
+        after, values, loss, found, sizes = self._tune_jitted(state, inner_batch, outer_batch)
+        if is_traced(sizes):
+            found, _ = unpacked(found)
+        else:
+            found = self._judged(found, sizes, count)
+            self._recall.keep_values(after["hparams"], values)
+        return after, OnePassInfo(inner_loss=loss, tuned=True, hypergradient=found, hparams=values)
 
     def _train(
         self, params: Any, opt_state: Any, values: Any, step: Array, batch: Any
@@ -201,10 +302,6 @@ class OnePass:
         return map_spaces(
             lambda space, entry: jax.tree.map(lambda array: function(space, array), entry), self.spaces, values
         )
-
-
-def _is_finite(found: HyperGradient) -> bool:
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in [*jax.tree.leaves(found.total), found.outer_loss])
 
 
 def _clip(space: Space, leaf: Array) -> Array:

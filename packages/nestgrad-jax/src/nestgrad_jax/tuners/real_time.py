@@ -154,7 +154,7 @@ class RealTime:
 
     def _check_connected(self, before: Any, values: Any, batch: Any, outer: Outer) -> None:
         vector, restore = ravel_pytree((before[0], floating_leaves(before[1])[0]))
-        pull = Steps(self.inner).pull(before, values, batch)
+        pull = Steps(self.inner).linearized(before, values, batch)[1]
         one = jnp.ones_like(outer.loss)
         require_connected(
             values, reached(lambda x: outer.pull(x)[1], one), reached(lambda a: pull(*restore(a))[2], vector)
