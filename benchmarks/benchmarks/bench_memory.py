@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.frameworks import BACKENDS
-from benchmarks.memory import UNIT, peak
+from benchmarks.frameworks import BACKENDS, require
+from benchmarks.memory import UNIT, peaks
 
-ROWS = ("neumann", "unrolled, sqrt")
+ROWS = ("neumann", "unrolled", "unrolled, sqrt")
 
 
 class Call:
@@ -14,21 +14,24 @@ class Call:
     params = (BACKENDS, ROWS)
     param_names = ("backend", "method")
 
-    def setup_cache(self) -> dict[str, int]:
+    def setup_cache(self) -> dict[str, dict[str, int]]:
         found = {}
         for backend in BACKENDS:
             try:
-                found[backend] = peak(backend, "P2", UNIT)
+                require(backend)
+                found[backend] = peaks(backend, "P2", [UNIT, *ROWS])
             except NotImplementedError:
                 continue
         return found
 
-    def setup(self, units: dict[str, int], backend: str, row: str) -> None:
-        if backend not in units:
-            raise NotImplementedError(f"{backend} or the account of memory is missing")
+    setup_cache.timeout = 600
 
-    def track_peak(self, units: dict[str, int], backend: str, row: str) -> float:
+    def setup(self, found: dict[str, dict[str, int]], backend: str, row: str) -> None:
+        if row not in found.get(backend, {}):
+            raise NotImplementedError(f"{backend}, {row}, or the kernel's account of memory is missing")
+
+    def track_peak(self, found: dict[str, dict[str, int]], backend: str, row: str) -> float:
         """To a tenth: pages and the allocator's own blocks are in it."""
-        return round(peak(backend, "P2", row) / units[backend], 1)
+        return round(found[backend][row] / found[backend][UNIT], 1)
 
     track_peak.unit = "training steps' peaks"

@@ -2,14 +2,16 @@
 
     python -m benchmarks.memory --problem P2 --backend torch,jax
 
-Each cell is measured in a process of its own, from the kernel's account of resident memory (Linux), with an allocator
-told to give large blocks back at once; so all that a call takes is in it, whoever takes it.
+Each column is measured in a process of its own, from the kernel's account of resident memory (Linux), with an allocator
+told to give large blocks back at once; so all that a call takes is in it, whoever takes it. It counts in pages:
+differences of a tenth mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -39,36 +41,42 @@ ROWS = (
     "one-pass, run",
 )
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-MISSING = "-"
+ACCOUNT = Path("/proc/self/clear_refs")
 
 
-def peak(backend: str, name: str, row: str) -> int:
-    """Bytes of resident memory that one warm call takes at its peak, in a fresh process.
+def peaks(backend: str, name: str, rows: Sequence[str]) -> dict[str, int]:
+    """row -> bytes of resident memory that one warm call takes at its peak, all in one fresh process.
 
-    NotImplementedError where the backend lacks the method, or the kernel keeps no such account.
+    A row that the backend lacks is left out. NotImplementedError where the kernel keeps no such account.
     """
-    if not Path("/proc/self/clear_refs").exists():
-        raise NotImplementedError("peaks are read from /proc/self/status, which this system does not have")
-    command = [sys.executable, "-m", "benchmarks.memory", "--measure", backend, name, row]
+    if not ACCOUNT.exists():
+        raise NotImplementedError(f"peaks are read from {ACCOUNT.parent}/status, which this system does not have")
+    command = [sys.executable, "-m", "benchmarks.memory", "--measure", backend, name, *rows]
     here = Path(__file__).parents[1]
     done = subprocess.run(  # noqa: S603
         command, capture_output=True, text=True, check=False, cwd=here, env={**os.environ, **GIVES_BACK}
     )
     if done.returncode:
-        raise RuntimeError(f"{backend}, {row} on {name}: {done.stderr[-2000:]}")
-    answer = done.stdout.split()[-1]
-    if answer == MISSING:
-        raise NotImplementedError(f"{backend} has no {row}")
-    return int(answer)
+        raise RuntimeError(f"{backend} on {name}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def _measured(backend: str, name: str, row: str) -> int:
-    module = side_of(backend)
+def _measured(backend: str, name: str, rows: Sequence[str]) -> dict[str, int]:
+    found = {}
+    for row in rows:
+        try:
+            found[row] = _peak(side_of(backend), name, row)
+        except NotImplementedError:
+            continue
+    return found
+
+
+def _peak(module: Any, name: str, row: str) -> int:
     call = _call(module.side(problem(name)), row)
     for _ in range(2):
         module.wait(call())
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew from what there is
+    ACCOUNT.write_text("5", encoding="ascii")  # the peak starts anew from what there is
     rest = _status("VmRSS")
     module.wait(call())
     return _status("VmHWM") - rest
@@ -99,20 +107,14 @@ def _status(name: str) -> int:
 
 def table(backends: Sequence[str], names: Sequence[str], rows: Sequence[str]) -> str:
     """Markdown: a row a method, a column a backend and problem; the last row is the unit in MiB."""
-    columns = [(backend, name) for backend in backends for name in names]
-    units = {column: peak(*column, UNIT) for column in columns}
-    lines = [["peak of one call, in training steps' peaks", *(f"{b} {n}" for b, n in columns)]]
+    columns = {f"{backend} {name}": peaks(backend, name, [UNIT, *rows]) for backend in backends for name in names}
+    lines = [["peak of one call, in training steps' peaks", *columns]]
     lines.append(["---"] * len(lines[0]))
-    lines += [[row, *(_cell(column, row, units[column]) for column in columns)] for row in rows]
-    lines.append([f"{UNIT}, MiB", *(f"{units[column] / 2**20:.1f}" for column in columns)])
+    for row in rows:
+        cells = [f"{found[row] / found[UNIT]:.1f}" if row in found else "-" for found in columns.values()]
+        lines.append([row, *cells])
+    lines.append([f"{UNIT}, MiB", *(f"{found[UNIT] / 2**20:.1f}" for found in columns.values())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(column: tuple[str, str], row: str, unit: int) -> str:
-    try:
-        return f"{peak(*column, row) / unit:.1f}"
-    except NotImplementedError:
-        return MISSING
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,13 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--backend", default=",".join(BACKENDS), help="torch, jax or both")
     parser.add_argument("--problem", default="P2", help="P2, P3 (P1 is too small to be seen)")
     parser.add_argument("--method", help="rows, separated by ';' (default: all)")
-    parser.add_argument("--measure", nargs=3, metavar=("BACKEND", "PROBLEM", "ROW"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
-        try:
-            print(_measured(*options.measure))  # noqa: T201
-        except NotImplementedError:
-            print(MISSING)  # noqa: T201
+        backend, name, *rows = options.measure
+        print(json.dumps(_measured(backend, name, rows)))  # noqa: T201
         return 0
     rows = options.method.split(";") if options.method else ROWS
     print(table(options.backend.split(","), options.problem.split(","), rows))  # noqa: T201

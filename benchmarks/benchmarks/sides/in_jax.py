@@ -67,6 +67,47 @@ class Side:
 
         return step
 
+    def plain_training(self, steps: int) -> Callable[[], None]:
+        """Jitted steps of optax.sgd on the error, at the settings that tuning starts from."""
+        rule, step = _sgd(START), jax.jit(self._plain_step, donate_argnums=0)
+        held = jax.tree.map(jnp.array, (self.params, rule.init(self.params)))
+
+        def train() -> None:
+            nonlocal held
+            for _ in range(steps):
+                held = step(held, self.inner)
+            jax.block_until_ready(held)
+
+        return train
+
+    def scanned(self, steps: int) -> tuple[Callable[[], None], Callable[[], None]]:
+        """(tuned, plain) training, each in one lax.scan."""
+        tuner, state = self.one_pass()
+        held: Any = self.params, _sgd(START).init(self.params)
+
+        @jax.jit
+        def tuned(state: Any, inner: Any, outer: Any) -> Any:
+            return lax.scan(lambda s, _: (tuner.step(s, inner, outer)[0], None), state, length=steps)[0]
+
+        @jax.jit
+        def plain(held: Any, inner: Any) -> Any:
+            return lax.scan(lambda s, _: (self._plain_step(s, inner), None), held, length=steps)[0]
+
+        def tune() -> None:
+            nonlocal state
+            state = jax.block_until_ready(tuned(state, self.inner, self.outer))
+
+        def train() -> None:
+            nonlocal held
+            held = jax.block_until_ready(plain(held, self.inner))
+
+        return tune, train
+
+    def _plain_step(self, held: Any, batch: Any) -> Any:
+        weights, state = held
+        updates, state = _sgd(START).update(jax.grad(self.error)(weights, batch), state, weights)
+        return optax.apply_updates(weights, updates), state
+
     def ours(self, letter: str, *, compiled: bool = False) -> Callable[[], Any]:
         """Our library's call: a hypergradient in the decays, or for "d" one block of ten steps. Always compiled."""
         if letter == "d":
@@ -96,11 +137,11 @@ class Side:
             **key,
         )
 
-    def one_pass(self) -> tuple[Any, Any]:
+    def one_pass(self, *, compiled: bool = False) -> tuple[Any, Any]:
         """(tuner, its first state): every ten steps, five terms; learning rate, momentum and weight decay."""
         inner = ng.WeightUpdate(
             self.inner_loss,
-            lambda h: optax.chain(optax.add_decayed_weights(h["decay"]), optax.sgd(h["lr"], momentum=h["momentum"])),
+            _sgd,
         )
         tuner = ng.OnePass(
             ng.BilevelProblem(inner, self.outer_loss),
@@ -114,6 +155,10 @@ class Side:
             outer_optimizer=optax.adam(0.05),
         )
         return tuner, tuner.init(self.params)
+
+
+def _sgd(h: Any) -> Any:
+    return optax.chain(optax.add_decayed_weights(h["decay"]), optax.sgd(h["lr"], momentum=h["momentum"]))
 
 
 def answer(letter: str, found: Any) -> list[Array]:

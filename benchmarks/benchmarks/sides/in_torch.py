@@ -66,6 +66,20 @@ class Side:
 
         return step
 
+    def plain_training(self, steps: int) -> Callable[[], None]:
+        """Steps of torch.optim.SGD on the error, at the settings that tuning starts from."""
+        leaves = {name: p.clone().requires_grad_() for name, p in self.params.items()}
+        settings: dict[str, Any] = {"lr": START["lr"], "momentum": START["momentum"], "weight_decay": START["decay"]}
+        optimizer = torch.optim.SGD(leaves.values(), **settings)
+
+        def train() -> None:
+            for _ in range(steps):
+                optimizer.zero_grad()
+                self.error(leaves, self.inner).backward()
+                optimizer.step()
+
+        return train
+
     def ours(self, letter: str, *, compiled: bool = False) -> Callable[[], Any]:
         """Our library's call: a hypergradient in the decays, or for "d" one block of ten steps."""
         if letter == "d":
