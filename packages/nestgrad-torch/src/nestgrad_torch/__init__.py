@@ -4,6 +4,7 @@ from typing import Any
 
 import nestgrad as _core
 from nestgrad import *  # noqa: F403
+from nestgrad_torch import distributed as distributed
 from nestgrad_torch import implicit_diff as implicit_diff
 from nestgrad_torch import optim as optim
 from nestgrad_torch import prox as prox

@@ -34,6 +34,7 @@ from nestgrad_torch._rules.implicit import extras_of, implicit, implicit_jvp
 from nestgrad_torch._second_order import second_order
 from nestgrad_torch._solvers import SOLVERS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, untouched
+from nestgrad_torch.distributed import unwrapped
 
 
 @torch.inference_mode(mode=False)  # which also turns gradients on, whatever mode the caller is in
@@ -52,6 +53,7 @@ def hypergradient(
     key: int | None = None,
     throw: bool = True,
     compile: bool = False,  # noqa: A002
+    process_group: Any = None,
 ) -> HyperGradient:
     """d outer_loss / d hparams at these params, as the method's spec defines it.
 
@@ -64,6 +66,10 @@ def hypergradient(
     compile: trace the work once for these shapes, dtypes, devices, modes and Python values, measure the trace and its
     compiled form against the eager one, and keep the fastest; `compiled_programs()` and the logger "nestgrad_torch" say
     which. Python values that the losses read are those of the trace, as under jax.jit. Same numbers, same errors.
+
+    process_group: a torch.distributed group, each process of which gives its own batches: the result, in all of them,
+    is that of one process on the joined batches (see nestgrad_torch.distributed). A DistributedDataParallel, and
+    a module after fully_shard, whose params are gathered for the call, bring their own.
 
     Raises the errors of nestgrad: for wrong input always, for a failed solve unless throw=False, which returns the
     status instead.
@@ -79,10 +85,11 @@ def hypergradient(
         "warm_start": warm_start,
     }
     if compile:
-        require_traceable(problem.inner, method, preconditioner=preconditioner)
+        require_traceable(problem.inner, method, preconditioner=preconditioner, process_group=process_group)
         hparams, findings = _from_program(problem, params, hparams, method, given)
     else:
-        call = as_call(problem, params, hparams, **given, preconditioner=preconditioner, key=key)
+        given |= {"preconditioner": preconditioner, "key": key}
+        call = as_call(problem, params, hparams, process_group=process_group, **given)
         with untouched(call.point), second_order(call.point.module):
             findings = METHODS(method, call)
         hparams = call.hparams
@@ -181,6 +188,8 @@ def _from_program(
     problem: BilevelProblem, params: Any, hparams: Any, method: Any, given: dict[str, Any]
 ) -> tuple[Any, Findings]:
     """(hparams as tensors, the findings of the program for these arguments)."""
+    params, group = unwrapped(params, None)
+    require_traceable(problem.inner, method, process_group=group if group.size > 1 else None)
     module, values, buffers = params if isinstance(params, nn.Module) else None, params, {}
     if module is not None:
         values = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -197,9 +206,9 @@ def supports(spec_type: type) -> bool:
     return spec_type in INNERS or spec_type in METHODS or spec_type in SOLVERS
 
 
-def as_call(problem: BilevelProblem, params: Any, hparams: Any, **given: Any) -> Call:
+def as_call(problem: BilevelProblem, params: Any, hparams: Any, *, process_group: Any = None, **given: Any) -> Call:
     """The call's arguments, checked: values that can be differentiated, of one dtype and device."""
-    point = Params(params)
+    point = Params(params, process_group)
     hparams = as_hparams(hparams, point.leaves[0])
     batches = {name: given[name] for name in ("inner_batch", "inner_batches", "outer_batch") if name in given}
     check_matching(point, hparams=hparams, **batches)

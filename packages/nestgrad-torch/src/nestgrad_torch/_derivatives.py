@@ -25,6 +25,7 @@ from nestgrad import (
 )
 from nestgrad_torch._second_order import require_twice_differentiable
 from nestgrad_torch._tree import flat, split
+from nestgrad_torch.distributed import ALONE, Group
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class Linearization:
     once a layer; and, where the optimizer state is carried, its floating leaves (state_leaves) in another. residual is
     F as a vector, hparams the other leaves; symmetric says that J is a Hessian; gradient is the loss's, for a
     WeightUpdate; kink the relative distance to the nearest one. damping δ: J stands for J + δI in every product.
+    group: the processes whose means the products are.
     """
 
     inputs: list[Tensor]
@@ -45,6 +47,7 @@ class Linearization:
     kink: Tensor | None = None
     state_leaves: list[Tensor] = field(default_factory=list)
     damping: float = 0.0
+    group: Group = ALONE
     _pulled: tuple[Tensor, list[Tensor | None]] | None = field(default=None, init=False)
     _matrix: Tensor | None = field(default=None, init=False)
 
@@ -70,7 +73,7 @@ class Linearization:
         else:
             dummy, pulled = self._pulled_back()
             parts = vector.split([x.numel() for x in self.inputs])
-            product = _push(dummy, pulled[: len(self.inputs)], list(parts))
+            product = self._push(dummy, pulled[: len(self.inputs)], list(parts))
         return torch.add(product, vector, alpha=self.damping) if self.damping else product
 
     def hparam_push(self, direction: list[Tensor]) -> Tensor:
@@ -78,7 +81,7 @@ class Linearization:
         if not self.residual.requires_grad:
             return torch.zeros_like(self.residual)
         dummy, pulled = self._pulled_back()
-        return _push(dummy, pulled[len(self.inputs) :], direction)
+        return self._push(dummy, pulled[len(self.inputs) :], direction)
 
     def connected(self) -> list[bool]:
         """For each hyperparameter, whether a differentiable path leads from it to F."""
@@ -114,7 +117,12 @@ class Linearization:
     def _pull(self, vector: Tensor, inputs: list[Tensor]) -> list[Tensor | None]:
         if not self.residual.requires_grad:
             return [None] * len(inputs)
-        return list(torch.autograd.grad(self.residual, inputs, vector, retain_graph=True, allow_unused=True))
+        pulled = torch.autograd.grad(self.residual, inputs, vector, retain_graph=True, allow_unused=True)
+        return self.group.mean(pulled)
+
+    def _push(self, dummy: Tensor, pulled: list[Tensor | None], directions: list[Tensor]) -> Tensor:
+        (pushed,) = self.group.mean([_push(dummy, pulled, directions)])
+        return pushed
 
     def _pulled_back(self) -> tuple[Tensor, list[Tensor | None]]:
         """(u, [Jᵀu, Bᵀu] with the graph in u): made once."""
@@ -187,7 +195,7 @@ class Place:
 
     shape: a vector -> params as losses and maps receive them; plain: a vector -> params as a tree of tensors.
     weights: the graph's leaf. hparams: the values, a tree; leaves: the graph's leaves that they came from.
-    module: the nn.Module whose params they are, for names in errors.
+    module: the nn.Module whose params they are, for names in errors. group: the processes that hold them.
     """
 
     shape: Callable[[Tensor], Any]
@@ -196,6 +204,7 @@ class Place:
     hparams: Any
     leaves: list[Tensor]
     module: nn.Module | None = None
+    group: Group = ALONE
 
 
 def linearize(inner: Any, place: Place, batch: Any, opt_state: Any, *, slope: Tensor | None = None) -> Linearization:
@@ -209,9 +218,9 @@ def linearize(inner: Any, place: Place, batch: Any, opt_state: Any, *, slope: Te
     if slope is None:
         loss = scalar_loss(inner.loss, "inner loss", place.shape(place.weights), place.hparams, batch)
         require_twice_differentiable(loss, place.module)
-        slope = gradient_with_graph(loss, place.weights)
+        slope = place.group.share(gradient_with_graph(loss, place.weights))
     if isinstance(inner, Minimize):
-        return Linearization([place.weights], place.leaves, slope, symmetric=True)
+        return Linearization([place.weights], place.leaves, slope, symmetric=True, group=place.group)
     if isinstance(inner, WeightUpdate):
         return _of_update(inner, place, slope, opt_state)
     return _of_proximal_step(inner, place, slope)
@@ -221,8 +230,9 @@ def _of_map(inner: FixedPoint | Root, place: Place, batch: Any) -> Linearization
     weights = place.weights
     level, function = ("map", inner.map) if isinstance(inner, FixedPoint) else ("residual", inner.residual)
     value = like_params(level, function(place.shape(weights), place.hparams, batch), place.plain(weights))
+    value = place.group.share(value)
     residual = value if isinstance(inner, Root) else weights - value
-    return Linearization([weights], place.leaves, residual, symmetric=False)
+    return Linearization([weights], place.leaves, residual, symmetric=False, group=place.group)
 
 
 def like_params(level: str, value: Any, params: Any) -> Tensor:
@@ -251,7 +261,7 @@ def _of_proximal_step(inner: ProximalGradient, place: Place, slope: Tensor) -> L
     if hasattr(proximal, "kink_distance"):
         with torch.no_grad():
             kink = torch.as_tensor(proximal.kink_distance(place.plain(arrived.detach()), inner.step_size))
-    return Linearization([weights], place.leaves, weights - moved, symmetric=False, kink=kink)
+    return Linearization([weights], place.leaves, weights - moved, symmetric=False, kink=kink, group=place.group)
 
 
 def fresh_state(inner: Any, rule: Any, params: Any, opt_state: Any) -> Any:
@@ -277,7 +287,7 @@ def _of_update(inner: WeightUpdate, place: Place, slope: Tensor, opt_state: Any)
         shaped = place.shape(weights)
         updates, _ = rule.update(place.shape(slope), state, shaped)
         moves = flat(tree.matched(shaped, updates)[0])
-    return Linearization([weights], place.leaves, -moves, symmetric=False, gradient=slope)
+    return Linearization([weights], place.leaves, -moves, symmetric=False, gradient=slope, group=place.group)
 
 
 def _of_whole_step(rule: Any, place: Place, slope: Tensor, state: Any) -> Linearization:
@@ -290,8 +300,11 @@ def _of_whole_step(rule: Any, place: Place, slope: Tensor, state: Any) -> Linear
     shaped = place.shape(weights)
     updates, after = rule.update(place.shape(slope), state, shaped)
     moves = flat(tree.matched(shaped, updates)[0])
+    group = place.group
     if carried is None:
-        return Linearization([weights], place.leaves, -moves, symmetric=False)
+        return Linearization([weights], place.leaves, -moves, symmetric=False, group=group)
     arrived = flat([leaf for leaf in tree.matched(state, after)[0] if is_carried(leaf)])
     residual = torch.cat([-moves, carried - arrived])
-    return Linearization([weights, carried], place.leaves, residual, symmetric=False, state_leaves=floating)
+    return Linearization(
+        [weights, carried], place.leaves, residual, symmetric=False, state_leaves=floating, group=place.group
+    )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from nestgrad import UnsupportedModule
+from nestgrad_torch.distributed import is_sharded, whole
 
 Place = tuple[dict[str, Any], str, str]
 """The table that a layer keeps the tensor in, its key there, and the name of the tensor in the module."""
@@ -28,12 +29,21 @@ class Places:
         self.module = module
         trainable = [(n, p) for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad]
         self._params = _places(module, trainable, "_parameters")
+        frozen = [(n, p) for n, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad]
+        sharded = _places(module, [(n, p) for n, p in frozen if is_sharded(p)], "_parameters")
+        self._fixed = [(table, key, whole(table[key])) for table, key, _ in sharded]
+        self._muted = list(_sharding_hooks(module))
         self._buffers = _places(module, module.named_buffers(remove_duplicate=False), "_buffers")
 
     def call(self, params: Mapping[str, Tensor], buffers: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """module(*args, **kwargs) with these tensors; a buffer that forward assigns anew is put into `buffers`."""
-        own = [(table, key, table[key]) for table, key, _ in (*self._params, *self._buffers)]
+        own = [(table, key, table[key]) for table, key, _ in (*self._params, *self._buffers, *self._fixed)]
+        hooks = [(table, dict(table)) for table, _ in self._muted]
         try:
+            for table, key in self._muted:
+                del table[key]
+            for table, key, tensor in self._fixed:
+                table[key] = tensor
             for table, key, name in self._params:
                 table[key] = params[name]
             for table, key, name in self._buffers:
@@ -46,6 +56,9 @@ class Places:
         finally:
             for table, key, tensor in own:
                 table[key] = tensor
+            for table, kept in hooks:
+                table.clear()
+                table.update(kept)
 
 
 @contextlib.contextmanager
@@ -74,6 +87,15 @@ def recomputation_refused(module: nn.Module | None) -> Iterator[None]:
         hook.remove()
 
 
+def _sharding_hooks(module: nn.Module) -> Iterator[tuple[Any, int]]:
+    """The hooks, each by its table and key, that would gather and drop the params of a layer: here they are whole."""
+    for layer in module.modules():
+        for table in (layer._forward_pre_hooks, layer._forward_hooks):  # noqa: SLF001
+            for key, hook in table.items():
+                if type(getattr(hook, "__self__", None)).__name__ == "FSDPState":
+                    yield table, key
+
+
 def _require_plain(module: nn.Module) -> None:
     """Refuse layers whose tensors cannot be replaced, or whose forward pass is not what autograd sees."""
     for name, layer in module.named_modules():
@@ -94,9 +116,9 @@ def _wrapping(layer: nn.Module) -> tuple[str, str] | None:
         return "compiled by torch.compile", "the module as it was before, which a compiled one holds as ._orig_mod"
     bases = {base.__name__ for base in kind.__mro__ if base.__module__.startswith("torch.")}
     if bases & {"DataParallel", "DistributedDataParallel"}:
-        return f"a {kind.__name__}", "its .module, and average the hypergradients of the workers yourself"
-    if bases & {"FullyShardedDataParallel", "FSDPModule"}:
-        return f"a {kind.__name__}", "the module as it was before it was sharded"
+        return f"a {kind.__name__}", "its .module, or the outermost module wrapped as a DistributedDataParallel"
+    if "FullyShardedDataParallel" in bases:
+        return f"a {kind.__name__}", "the module as it was before it was sharded, or after fully_shard(module)"
     return None
 
 

@@ -20,6 +20,7 @@ from nestgrad_torch._derivatives import (
 from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._second_order import require_twice_differentiable
 from nestgrad_torch._tree import Params, flat
+from nestgrad_torch.distributed import ALONE, Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,12 @@ class Steps:
     def _gradient(self, loss: Tensor, weights: Tensor) -> Tensor:
         """The loss's gradient with its graph; at the first step looked at for what would be wrong in silence."""
         if self._audited:
-            return gradient_with_graph(loss, weights)
+            return self.point.group.share(gradient_with_graph(loss, weights))
         require_twice_differentiable(loss, self.point.module)
         with recomputation_refused(self.point.module):
             slope = gradient_with_graph(loss, weights)
         self._audited.append(True)
-        return slope
+        return self.point.group.share(slope)
 
     def start(self, values: Any, opt_state: Any) -> Moment:
         """The state given."""
@@ -94,7 +95,7 @@ class Steps:
         params = self.point.shape(weights, buffers)
         if isinstance(self.inner, FixedPoint):
             moved = like_params("map", self.inner.map(params, values, batch), self.point.plain(weights))
-            return Moment(moved, None, buffers)
+            return Moment(self.point.group.share(moved), None, buffers)
         loss = scalar_loss(self.inner.loss, "inner loss", params, values, batch)
         slope = self._gradient(loss, weights)
         if isinstance(self.inner, WeightUpdate):
@@ -122,11 +123,12 @@ class Steps:
 
 @dataclass(slots=True)
 class Pieces:
-    """One step's graph: its leaves, what it led to, and the hyperparameters' leaves."""
+    """One step's graph: its leaves, what it led to, the hyperparameters' leaves, and the processes that share it."""
 
     entering: list[Tensor]
     leaving: list[Tensor]
     hparams: list[Tensor]
+    group: Group = ALONE
     _pulled: tuple[list[Tensor], list[Tensor | None]] | None = None
 
     def pull(self, adjoint: list[Tensor], *, keep: bool = False) -> tuple[list[Tensor | None], list[Tensor | None]]:
@@ -136,7 +138,7 @@ class Pieces:
         if not rows:
             return [None] * len(self.entering), [None] * len(self.hparams)
         outputs, seeds = [s for s, _ in rows], [a for _, a in rows]
-        pulled = torch.autograd.grad(outputs, inputs, seeds, retain_graph=keep, allow_unused=True)
+        pulled = self.group.mean(torch.autograd.grad(outputs, inputs, seeds, retain_graph=keep, allow_unused=True))
         return list(pulled[: len(self.entering)]), list(pulled[len(self.entering) :])
 
     def push(self, tangent: list[Tensor], direction: list[Tensor]) -> list[Tensor]:
@@ -151,6 +153,7 @@ class Pieces:
             return [torch.zeros_like(s) for s in self.leaving]
         outputs, seeds = [p for p, _ in rows], [x for _, x in rows]
         pushed = torch.autograd.grad(outputs, dummies, seeds, retain_graph=True, allow_unused=True)
+        pushed = self.group.mean(pushed)
         return [torch.zeros_like(s) if p is None else p for s, p in zip(self.leaving, pushed, strict=True)]
 
     def connected(self) -> list[bool]:
@@ -173,7 +176,7 @@ def traced(steps: Steps, at: Moment, values: Any, hparams: list[Tensor], batch: 
     """(the state after one step without its graph, the graph)."""
     entering = at.as_leaves()
     leaving = steps(entering, values, batch)
-    return leaving.detached(), Pieces(entering.parts(), leaving.parts(), hparams)
+    return leaving.detached(), Pieces(entering.parts(), leaving.parts(), hparams, steps.point.group)
 
 
 class Draws:

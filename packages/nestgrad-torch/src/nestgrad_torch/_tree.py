@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nestgrad import DeviceMismatch, DtypeMismatch, InvalidInput, NonDifferentiableHyperparameter, tree
 from nestgrad_torch._modules import ModuleParams, Places
+from nestgrad_torch.distributed import unwrapped, whole
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -25,17 +26,20 @@ def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 class Params:
-    """The params of one call: their structure, their values, and how a loss is to receive them."""
+    """The params of one call: their structure, their values, how a loss is to receive them, and who else holds them."""
 
-    def __init__(self, params: Any) -> None:
+    def __init__(self, params: Any, process_group: Any = None) -> None:
+        params, self.group = unwrapped(params, process_group)
         self.module = params if isinstance(params, nn.Module) else None
         self.tree: Any = params
         self.buffers: Mapping[str, Tensor] = {}
         self._places: Places | None = None
         if self.module is not None:
             self._places = Places(self.module)
-            self.tree = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+            self.tree = {name: whole(p) for name, p in self.module.named_parameters() if p.requires_grad}
             self.buffers = {name: b.detach().clone() for name, b in self.module.named_buffers()}
+        elif self.group.size > 1:
+            self.tree = tree.map(whole, params)
         named = tree.named_leaves(self.tree)
         for name, leaf in named.items():
             _require_differentiable(name, leaf)

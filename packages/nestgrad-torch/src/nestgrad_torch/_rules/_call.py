@@ -34,7 +34,9 @@ class Call:
         """New graph leaves with these values."""
         leaves = [h.detach().requires_grad_() for h in tree.leaves(self.hparams)]
         values = tree.unflatten(self.hparams, leaves)
-        return Place(self.point.shape, self.point.plain, self.point.vector(), values, leaves, self.point.module)
+        return Place(
+            self.point.shape, self.point.plain, self.point.vector(), values, leaves, self.point.module, self.point.group
+        )
 
     def batch(self, step: int) -> Any:
         """The inner batch of one step."""

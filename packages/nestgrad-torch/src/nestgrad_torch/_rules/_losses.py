@@ -64,7 +64,8 @@ class Losses:
         if value.requires_grad:
             with recomputation_refused(self._call.point.module):
                 pulled = torch.autograd.grad(value, inputs, allow_unused=True)
-        return value.detach(), torch.zeros_like(leaf) if pulled[0] is None else pulled[0], list(pulled[1:])
+        loss, slope, *by_hparams = self._call.point.group.mean([value.detach(), *pulled])
+        return loss, torch.zeros_like(leaf) if slope is None else slope, by_hparams
 
 
 def either(*parts: list[Tensor | None]) -> list[bool]:

@@ -80,19 +80,19 @@ def implicit(
 
     outer_params is the graph leaf at which the outer loss was taken: that of `point`, or the next weights.
     """
-    rhs, direct = outer_slopes(point, outer_loss, outer_params)
+    loss, rhs, direct = outer_slopes(point, outer_loss, outer_params)
     solve, norm, scale = _scaled_solve(spec, adjoint_system(point), rhs, extras)
     pulled = point.hparam_product(solve.solution)
     require_connected(hparams, [a is not None or b is not None for a, b in zip(direct, pulled, strict=True)])
     indirect = [torch.zeros_like(h) if g is None else g * -scale for h, g in zip(point.hparams, pulled, strict=True)]
     total = [i.clone() if d is None else d + i for d, i in zip(direct, indirect, strict=True)]
     figures, read = _figures(point, solve, norm, scale)
-    figures += [outer_loss.detach(), vector_norm(flat(indirect)), *(vector_norm(part, 1) for part in total)]
+    figures += [loss, vector_norm(flat(indirect)), *(vector_norm(part, 1) for part in total)]
     return Findings(
         total=total,
         direct=[torch.zeros_like(h) if d is None else d for h, d in zip(point.hparams, direct, strict=True)],
         indirect=indirect,
-        outer_loss=outer_loss.detach(),
+        outer_loss=loss,
         figures=torch.stack(figures).detach(),
         report=partial(_report, spec, extras.kink_tol, read, len(total)),
         adjoint=None if extras.adjoint is None else extras.adjoint(scale * solve.solution),
@@ -122,17 +122,18 @@ def implicit_jvp(
     response: Callable[[Tensor], Any],
 ) -> HyperGradientJVP:
     """ξᵀ ∂L_out/∂λ + vᵀz with J z = -B ξ."""
-    slope, direct = outer_slopes(point, outer_loss, outer_params)
+    loss, slope, direct = outer_slopes(point, outer_loss, outer_params)
     require_connected(hparams, [a is not None or b for a, b in zip(direct, point.connected(), strict=True)])
     solve, norm, scale = _scaled_solve(spec, forward_system(point), -point.hparam_push(direction), extras)
     moved = scale * solve.solution
     parts = [(d * g).sum() for d, g in zip(direction, direct, strict=True) if g is not None]
-    along = torch.stack(parts).sum() if parts else torch.zeros_like(outer_loss)
+    along = torch.stack(parts).sum() if parts else torch.zeros_like(loss)
     through = slope.dot(moved)
     figures, read = _figures(point, solve, norm, scale)
-    *rest, loss, size, indirect = torch.stack([*figures, outer_loss, along + through, through.abs()]).detach().tolist()
+    numbers = torch.stack([*figures, loss, along + through, through.abs()]).detach().tolist()
+    *rest, value, size, indirect = numbers
     solver, stats = read(rest, indirect)
-    finite = math.isfinite(loss) and math.isfinite(size)
+    finite = math.isfinite(value) and math.isfinite(size)
     status = _overall(spec, extras.kink_tol, solver, stats, finite=finite)
     if throw and not status.ok:
         raise error_for(status, spec, stats)
@@ -141,7 +142,7 @@ def implicit_jvp(
         direct=along,
         indirect=through,
         response=response(moved),
-        outer_loss=outer_loss.detach(),
+        outer_loss=loss,
         status=status,
         stats=stats,
     )
@@ -177,16 +178,17 @@ def _solved(
 
 def outer_slopes(
     point: Linearization, outer_loss: Tensor, outer_params: Tensor
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """(∂L_out/∂s, ∂L_out/∂λ): zero in the optimizer state, None for a hyperparameter that the loss does not use."""
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """(L_out, ∂L_out/∂s, ∂L_out/∂λ): zero in the optimizer state, None for a hyperparameter that it does not use."""
     inputs = [outer_params, *point.hparams]
     pulled: tuple[Tensor | None, ...] = (None,) * len(inputs)
     if outer_loss.requires_grad:
         pulled = torch.autograd.grad(outer_loss, inputs, retain_graph=True, allow_unused=True)
-    slope = torch.zeros_like(outer_params) if pulled[0] is None else pulled[0]
+    loss, *means = point.group.mean([outer_loss.detach(), *pulled])
+    slope = torch.zeros_like(outer_params) if means[0] is None else means[0]
     if len(point.inputs) > 1:
         slope = torch.cat([slope, *(torch.zeros_like(x) for x in point.inputs[1:])])
-    return slope, pulled[1:]
+    return loss, slope, means[1:]
 
 
 def adjoint_system(point: Linearization) -> Callable[..., System]:

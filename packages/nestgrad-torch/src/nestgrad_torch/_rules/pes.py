@@ -67,7 +67,8 @@ def _run(spec: PES, call: Call, draws: Draws, windows: Tensor) -> tuple[Tensor, 
             t += 1
         params = call.point.shape(at.weights, {name: buffer.clone() for name, buffer in at.buffers.items()})
         losses.append(scalar_loss(call.problem.outer_loss, "outer_loss", params, values, call.outer_batch).detach())
-    return torch.stack(losses), before, at
+    (joined,) = call.point.group.mean([torch.stack(losses)])
+    return joined, before, at
 
 
 def _values(call: Call, row: Tensor, like: list[Tensor]) -> Any:

@@ -84,7 +84,7 @@ class Undone:
         updates, after = rule.update(point.plain(slope), state, params)
         moved = weights + flat(tree.matched(params, updates)[0])
         leaving = [moved, *tree.matched(params, after["velocity"])[0]]
-        return Pieces([weights, *velocity], leaving, self._place.leaves)
+        return Pieces([weights, *velocity], leaving, self._place.leaves, point.group)
 
 
 class _FixedPoint:

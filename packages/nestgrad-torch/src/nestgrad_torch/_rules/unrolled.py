@@ -43,7 +43,7 @@ def unrolled(spec: Unrolled, call: Call) -> Findings:
     indirect, adjoint, connected = run.back(seed)
     require_connected(call.hparams, [a is not None or b for a, b in zip(direct, connected, strict=True)])
     found = Outcome(
-        loss=loss.detach(),
+        loss=loss,
         direct=direct,
         indirect=indirect,
         weights=end.weights,
@@ -68,7 +68,8 @@ def outer_slopes(call: Call, place: Place, end: Moment) -> tuple[Tensor, Tensor,
         require_differentiable(loss, call.point.module)
         with recomputation_refused(call.point.module):
             pulled = torch.autograd.grad(loss, inputs, allow_unused=True)
-    return loss, torch.zeros_like(weights) if pulled[0] is None else pulled[0], list(pulled[1:])
+    value, slope, *direct = call.point.group.mean([loss.detach(), *pulled])
+    return value, torch.zeros_like(weights) if slope is None else slope, direct
 
 
 def move(before: Moment, after: Moment) -> Tensor:

@@ -15,7 +15,9 @@ from nestgrad import (
     HyperGradient,
     InvalidInput,
     Space,
+    UnsupportedModule,
     UnsupportedOptimizer,
+    UnsupportedSpec,
     Watch,
     WeightUpdate,
     initial_values,
@@ -26,14 +28,15 @@ from nestgrad import (
 from nestgrad_torch._derivatives import functional_optimizer, scalar_loss
 from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, flat
+from nestgrad_torch.distributed import is_sharded, unwrapped
 from nestgrad_torch.tuners._recall import Recall
 
 
 class Tuner:
     """Spaces and a weight update, over the params last given to `init`."""
 
-    def __init__(self, update: WeightUpdate, hparams: Any) -> None:
-        self.spaces = hparams
+    def __init__(self, update: WeightUpdate, hparams: Any, process_group: Any = None) -> None:
+        self.spaces, self._process_group = hparams, process_group
         self._update = update
         self._watch = Watch()
         self._structure: Params | None = None
@@ -50,6 +53,11 @@ class Tuner:
             raise InvalidInput(
                 f"{type(self).__name__}.module: init was given 0 modules, limit: 1. "
                 "Remedy: call init(module) first; a tree of tensors is in state['params']."
+            )
+        if any(is_sharded(p) for p in self._structure.module.parameters()):
+            raise UnsupportedModule(
+                f"{type(self).__name__}.module: a module of {self._structure.group.size} processes, limit: 1. "
+                "Remedy: load state['params'], which holds whole tensors, into the module itself."
             )
         trained = copy.deepcopy(self._structure.module)
         with torch.no_grad():
@@ -80,7 +88,8 @@ class Tuner:
 
     def _begin(self, params: Any) -> dict[str, Any]:
         """params, opt_state, hparams, step and buffers of a state before the first step."""
-        point = Params(params)
+        point = Params(params, self._process_group)
+        point.group.require_replicas(flat([leaf.detach() for leaf in point.leaves]))
         self._structure, self._watch = point, Watch()
         initial = as_hparams(initial_values(self.spaces), point.leaves[0])
         check_matching(point, hparams=initial)
@@ -98,7 +107,7 @@ class Tuner:
         }
 
     def _point(self, state: Any) -> Params:
-        structure = Params(state["params"]) if self._structure is None else self._structure
+        structure = Params(state["params"], self._process_group) if self._structure is None else self._structure
         return structure.holding(state["params"], state["buffers"])
 
     def _natural(self, leaves: Any) -> Any:
@@ -145,6 +154,16 @@ def advanced(update: WeightUpdate, point: Params, grads: list[Tensor], state: An
         return rule.step(slopes, state["opt_state"], state["params"])
     updates, opt_state = rule.update(slopes, state["opt_state"], state["params"])
     return tree.map(torch.add, state["params"], updates), opt_state
+
+
+def require_alone(tuner: str, params: Any) -> None:
+    """Refuse params that several processes hold."""
+    group = unwrapped(params, None)[1]
+    if group.size > 1:
+        raise UnsupportedSpec(
+            f"{tuner}: params of {group.size} processes, limit: 1. Remedy: use OnePass, which takes their means, or "
+            "pass whole tensors and the same batches in every process."
+        )
 
 
 def with_gradients(function: Callable[..., Any], *args: Any) -> Any:

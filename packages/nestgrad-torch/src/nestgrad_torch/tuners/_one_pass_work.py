@@ -52,9 +52,9 @@ class Work:
         buffers, weights = point.fresh_buffers(), point.fresh()
         loss = scalar_loss(self.update.loss, "inner loss", point.view(weights, buffers), settings, batch)
         with recomputation_refused(point.module) if audit else contextlib.nullcontext():
-            grads = gradient(loss, weights)
+            value, *grads = point.group.mean([loss.detach(), *gradient(loss, weights)])
         params, opt_state = advanced(self.update, point, grads, state, settings)
-        return {**state, "params": params, "opt_state": opt_state, "buffers": buffers}, loss.detach()
+        return {**state, "params": params, "opt_state": opt_state, "buffers": buffers}, value
 
     def tune(
         self, point: Params, state: Any, inner_batch: Any, outer_batch: Any, *, audit: bool
@@ -71,13 +71,13 @@ class Work:
             if audit:
                 require_twice_differentiable(loss, point.module)
             with recomputation_refused(point.module) if audit else contextlib.nullcontext():
-                slope = gradient_with_graph(loss, weights)
+                slope = point.group.share(gradient_with_graph(loss, weights))
             settings = tree.map(torch.detach, values)
             grads = split(slope.detach(), point.leaves)
             params, opt_state = advanced(self.update, point, grads, state, settings)
             linear = linearize(
                 self.update,
-                Place(point.shape, point.plain, weights, values, leaves),
+                Place(point.shape, point.plain, weights, values, leaves, group=point.group),
                 inner_batch,
                 state["opt_state"],
                 slope=slope,
@@ -87,4 +87,5 @@ class Work:
             reached = arrived.vector()
             outer = scalar_loss(self.problem.outer_loss, "outer_loss", arrived.shape(reached), values, outer_batch)
             found = implicit(self.method, linear, outer, reached, start)
-        return {**state, "params": params, "opt_state": opt_state, "buffers": buffers}, loss.detach(), found
+            (value,) = point.group.mean([loss.detach()])
+        return {**state, "params": params, "opt_state": opt_state, "buffers": buffers}, value, found

@@ -29,7 +29,15 @@ from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._steps import Draws
 from nestgrad_torch._tree import Params, check_matching, flat
-from nestgrad_torch.tuners._common import Tuner, advanced, extremes, is_finite, total_norm, with_gradients
+from nestgrad_torch.tuners._common import (
+    Tuner,
+    advanced,
+    extremes,
+    is_finite,
+    require_alone,
+    total_norm,
+    with_gradients,
+)
 
 
 class HypergradientDescent(Tuner):
@@ -51,6 +59,7 @@ class HypergradientDescent(Tuner):
     @torch.inference_mode(mode=False)
     def init(self, params: Any) -> DescentState:
         """The state before the first step. params: a tree of tensors or an nn.Module; its values are copied."""
+        require_alone("HypergradientDescent", params)
         return {**self._begin(params), "previous": None}  # type: ignore[return-value]
 
     def step(self, state: DescentState, inner_batch: Any) -> tuple[DescentState, OnePassInfo]:

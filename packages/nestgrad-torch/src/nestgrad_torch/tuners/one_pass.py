@@ -49,6 +49,10 @@ class OnePass(Tuner):
     outer optimizer's step is part of them where it is functools.partial of torch.optim.Adam (lr, betas, eps) or
     torch.optim.SGD (lr), and stays outside otherwise.
 
+    process_group: a torch.distributed group, each process of which gives its own batches; the run is that of one
+    process on the joined batches (see nestgrad_torch.distributed). A DistributedDataParallel or a fully sharded module
+    given to `init` brings its own; the state holds whole params in every process.
+
     The state is all that there is to a run on a tree of tensors. With an nn.Module, the layers, the frozen params and
     the training mode are those of the module last given to `init`: call it before going on from a state on disk.
     """
@@ -63,21 +67,24 @@ class OnePass(Tuner):
         outer_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
         throw: bool = True,
         compile: bool = False,  # noqa: A002
+        process_group: Any = None,
     ) -> None:
-        super().__init__(check_one_pass(problem, hparams, every, method), hparams)
+        super().__init__(check_one_pass(problem, hparams, every, method), hparams, process_group)
         self.problem, self.every, self.method = problem, every, method
         self.outer_optimizer, self.throw = outer_optimizer, throw
         require_callable("OnePass", outer_optimizer)
         self._work = Work(problem, method, self._natural)
         self._programs: BlockPrograms | None = None
         if compile:
-            require_traceable(problem.inner, method)
+            require_traceable(problem.inner, method, process_group=process_group)
             self._programs = BlockPrograms(self._work, formula(outer_optimizer), self._clipped)
 
     @torch.inference_mode(mode=False)
     def init(self, params: Any) -> OnePassState:
         """The state before the first step. params: a tree of tensors or an nn.Module; its values are copied."""
         state = self._begin(params)
+        if self._programs is not None and self._structure is not None and self._structure.group.size > 1:
+            require_traceable(self.problem.inner, self.method, process_group=self._structure.group)
         require_steppable("OnePass", self.outer_optimizer, state["hparams"])
         return {**state, "outer_opt_state": [{} for _ in tree.leaves(state["hparams"])]}  # type: ignore[return-value]
 

@@ -30,6 +30,7 @@ from nestgrad_torch._tree import Params, check_matching, flat, split
 from nestgrad_torch.tuners._common import (
     Tuner,
     is_finite,
+    require_alone,
     require_callable,
     require_steppable,
     total_norm,
@@ -65,6 +66,7 @@ class RealTime(Tuner):
     @torch.inference_mode(mode=False)
     def init(self, params: Any) -> RealTimeState:
         """The state before the first step. params: a tree of tensors or an nn.Module; its values are copied."""
+        require_alone("RealTime", params)
         state = self._begin(params)
         require_steppable("RealTime", self.outer_optimizer, state["hparams"])
         leaves = tree.leaves(state["hparams"])
