@@ -188,7 +188,7 @@ def _pulled(problem: BilevelProblem, call: Call, weights: Array) -> Any:
     floats = [jnp.zeros_like(leaf) for leaf in floating_leaves(states[0][1])[0]]
     a_w, total = ravel_pytree(call.params)[1](weights), jax.tree.map(jnp.zeros_like, call.hparams)
     for state in reversed(states):
-        a_w, floats, share = steps.pull(state, call.hparams, call.inner_batch)(a_w, floats)
+        a_w, floats, share = steps.linearized(state, call.hparams, call.inner_batch)[1](a_w, floats)
         total = jax.tree.map(jnp.add, total, share)
     return total
 
