@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nestgrad import (
     INNERS,
@@ -37,7 +38,6 @@ from nestgrad_torch._tree import Params, as_hparams, check_matching, untouched
 from nestgrad_torch.distributed import unwrapped
 
 
-@torch.inference_mode(mode=False)  # which also turns gradients on, whatever mode the caller is in
 def hypergradient(
     problem: BilevelProblem,
     params: Any,
@@ -74,9 +74,6 @@ def hypergradient(
     Raises the errors of nestgrad: for wrong input always, for a failed solve unless throw=False, which returns the
     status instead.
     """
-    _require_method(method)
-    require_legal(problem.inner, method, warm_start=warm_start, preconditioner=preconditioner, key=key)
-    require_batches(method, inner_batch, inner_batches)
     given: dict[str, Any] = {
         "inner_batch": inner_batch,
         "inner_batches": inner_batches,
@@ -84,15 +81,13 @@ def hypergradient(
         "opt_state": opt_state,
         "warm_start": warm_start,
     }
-    if compile:
-        require_traceable(problem.inner, method, preconditioner=preconditioner, process_group=process_group)
-        hparams, findings = _from_program(problem, params, hparams, method, given)
+    extras = {"preconditioner": preconditioner, "key": key, "process_group": process_group}
+    find = _from_program if compile else _eager
+    if compile and not torch.is_inference_mode_enabled():
+        hparams, findings = find(problem, params, hparams, method, given, extras)
     else:
-        given |= {"preconditioner": preconditioner, "key": key}
-        call = as_call(problem, params, hparams, process_group=process_group, **given)
-        with untouched(call.point), second_order(call.point.module):
-            findings = METHODS(method, call)
-        hparams = call.hparams
+        with torch.inference_mode(mode=False):  # which also turns gradients on, whatever mode the caller is in
+            hparams, findings = find(problem, params, hparams, method, given, extras)
     found, report = result(method, hparams, findings, throw=throw)
     _warn_of_zeros(problem.inner, opt_state, method, found, report.sizes)
     return found
@@ -184,12 +179,41 @@ def hypergradient_jvp(
         )
 
 
-def _from_program(
-    problem: BilevelProblem, params: Any, hparams: Any, method: Any, given: dict[str, Any]
+def _require_fit(problem: BilevelProblem, method: Any, given: dict[str, Any], extras: dict[str, Any]) -> None:
+    """Raise UnsupportedSpec or InvalidInput unless the method takes the problem and what it is given."""
+    _require_method(method)
+    preconditioner, key = extras["preconditioner"], extras["key"]
+    require_legal(problem.inner, method, warm_start=given["warm_start"], preconditioner=preconditioner, key=key)
+    require_batches(method, given["inner_batch"], given["inner_batches"])
+
+
+def _eager(
+    problem: BilevelProblem, params: Any, hparams: Any, method: Any, given: dict[str, Any], extras: dict[str, Any]
 ) -> tuple[Any, Findings]:
-    """(hparams as tensors, the findings of the program for these arguments)."""
-    params, group = unwrapped(params, None)
-    require_traceable(problem.inner, method, process_group=group if group.size > 1 else None)
+    """(hparams as tensors, the findings of the method's rule)."""
+    _require_fit(problem, method, given, extras)
+    call = as_call(problem, params, hparams, **given, **extras)
+    with untouched(call.point), second_order(call.point.module):
+        return call.hparams, METHODS(method, call)
+
+
+def _from_program(
+    problem: BilevelProblem, params: Any, hparams: Any, method: Any, given: dict[str, Any], extras: dict[str, Any]
+) -> tuple[Any, Findings]:
+    """(hparams as tensors, the findings of the program for these arguments).
+
+    What depends on the program's key alone is checked when it is made; extras: arguments that it cannot have.
+    """
+
+    def call() -> Call:
+        _require_fit(problem, method, given, extras)
+        _, group = unwrapped(params, extras["process_group"])
+        shared = None if group.size == 1 else group
+        require_traceable(problem.inner, method, preconditioner=extras["preconditioner"], process_group=shared)
+        return as_call(problem, params, hparams, **given)
+
+    if any(value is not None for value in extras.values()) or isinstance(params, DistributedDataParallel):
+        call()
     module, values, buffers = params if isinstance(params, nn.Module) else None, params, {}
     if module is not None:
         values = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -197,7 +221,7 @@ def _from_program(
     if not all(isinstance(h, Tensor) for h in tree.leaves(hparams)):
         hparams = as_hparams(hparams, Params(params).leaves[0])
     trees = {"params": values, "buffers": buffers, "hparams": hparams, **given}
-    program, leaves = program_of(lambda: as_call(problem, params, hparams, **given), trees, problem, method, module)
+    program, leaves = program_of(call, trees, problem, method, module)
     return hparams, findings_of(program, leaves)
 
 

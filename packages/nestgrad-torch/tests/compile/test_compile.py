@@ -124,14 +124,15 @@ def test_a_warm_start_is_an_input():
 
 def test_the_compiled_form_gives_the_eager_numbers(form):
     form("eager", "traced", "inductor")
-    inner, method = INNERS["minimize"], ng.Implicit(solver=ng.CG(rtol=0.0, max_steps=2))
+    inner, method = INNERS["minimize"], ng.Implicit(solver=ng.Neumann(num_terms=2, step_size=0.125))
     assert agree(*both(inner, method, train=batch(8)))
-    (made,) = [p for p in ng.compiled_programs() if "max_steps=2" in p.title and len(p.seconds) > 1]
+    (made,) = [p for p in ng.compiled_programs() if "step_size=0.125" in p.title and len(p.seconds) > 1]
     assert set(made.seconds) == {"eager", "traced", "inductor"}
     assert made.seconds[made.chosen] == min(made.seconds.values())
-    form("inductor")
+    form("inductor", "inductor, all in C++")
     assert agree(*both(inner, method, train=batch(6)))
     assert agree(*both(inner, method, train=batch(6)))
+    assert any("inductor, all in C++" in p.seconds for p in ng.compiled_programs())
 
 
 def test_a_missing_compiler_leaves_the_trace_and_warns(form, monkeypatch):
