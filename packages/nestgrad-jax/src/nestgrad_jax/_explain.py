@@ -28,7 +28,7 @@ class explained:  # noqa: N801  (a context manager is read as a verb)
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, NestgradError) or not isinstance(error, _TRANSLATED):
+        if isinstance(error, NestgradError) or not (isinstance(error, _TRANSLATED) or _is_of_sharding(error)):
             return
         named = {} if self._given is None else {f.name: getattr(self._given, f.name) for f in fields(self._given)}
         named.pop("key", None)
@@ -39,8 +39,19 @@ class explained:  # noqa: N801  (a context manager is read as a verb)
 _TRANSLATED = (TypeError, ValueError, RuntimeError, NotImplementedError)
 
 
-def _translated(caller: str, error: Exception, trees: dict[str, Any]) -> NestgradError | None:
+def _is_of_sharding(error: object) -> bool:
+    """Whether JAX could not tell the sharding of a result; the error's class is not public."""
+    return type(error).__name__ == "ShardingTypeError"
+
+
+def _translated(caller: str, error: BaseException, trees: dict[str, Any]) -> NestgradError | None:
     text = str(error)
+    if _is_of_sharding(error):
+        return InvalidInput(
+            f"{caller}: 1 product or more over a mesh axis of type Explicit does not say how its result is sharded, "
+            f"limit 0 ({text.splitlines()[0]}). Remedy: jax.make_mesh(..., axis_types=(AxisType.Auto, ...)), or keep "
+            "params replicated on this mesh."
+        )
     if "has been deleted" in text or "donated" in text:
         return _deleted(caller, trees)
     if isinstance(error, (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)):

@@ -129,6 +129,11 @@ def require_like(params: Any, tree: Any, title: str) -> Any:
     return tree
 
 
+def moved_by(params: Any, updates: Any) -> Any:
+    """params + updates, each leaf in the params' dtype."""
+    return jax.tree.map(lambda p, u: lax.convert_element_type(p + u, jnp.asarray(p).dtype), params, updates)
+
+
 def as_key(key: Any) -> Array:
     """A typed PRNG key from an int or a PRNG key of either kind; InvalidInput for anything else."""
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):

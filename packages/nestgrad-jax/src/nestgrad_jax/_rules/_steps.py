@@ -8,12 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array, lax
 
 from nestgrad import FixedPoint, ProximalGradient
 from nestgrad_jax._derivatives import floating_leaves, functional_optimizer, map_value, proximal_map, scalar_loss
-from nestgrad_jax._tree import require_like
+from nestgrad_jax._tree import moved_by, require_like
 
 State = tuple[Any, Any]
 """(weights, optimizer state); the second is None where there is none."""
@@ -51,7 +50,7 @@ class Steps:
             after = require_like(w, proximal_map(self.inner, hparams)(before, size), "ProximalGradient.prox")
             return _like(after, w), None
         updates, after = functional_optimizer(self.inner, hparams).update(grads, held, w)
-        return _like(optax.apply_updates(w, updates), w), _like(after, held)
+        return _like(moved_by(w, updates), w), _like(after, held)
 
     def linearized(self, state: State, hparams: Any, batch: Any) -> tuple[State, Pull]:
         """(next state, the transposes of A = ∂Φ/∂s and B = ∂Φ/∂λ at this state), from one linearisation.

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
@@ -25,7 +24,7 @@ from nestgrad_jax._connected import reached, require_connected
 from nestgrad_jax._derivatives import functional_optimizer, scalar_loss
 from nestgrad_jax._rules._common import negate, stats_of, truncated
 from nestgrad_jax._rules.implicit import idle
-from nestgrad_jax._tree import check_arguments, check_matching, flat, host_norm, is_traced, tree_norm
+from nestgrad_jax._tree import check_arguments, check_matching, flat, host_norm, is_traced, moved_by, tree_norm
 from nestgrad_jax.tuners._leaves import clipped, is_finite, natural, require_inside, start, unconstrained
 from nestgrad_jax.tuners._recall import Recall
 
@@ -103,7 +102,7 @@ class HypergradientDescent:
             _, grads = gradient(params, now, batch)
         updates, opt_state = functional_optimizer(self.inner, now).update(grads, state["opt_state"], params)
         after: DescentState = {
-            "params": optax.apply_updates(params, updates),
+            "params": moved_by(params, updates),
             "opt_state": opt_state,
             "hparams": moved,
             "previous": {"params": params, "opt_state": state["opt_state"], "grads": grads},

@@ -10,7 +10,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array, lax
 
 from nestgrad import (
@@ -39,8 +38,9 @@ from nestgrad_jax._programs import slow_in_loops
 from nestgrad_jax._report import packed, unpacked
 from nestgrad_jax._rules._steps import Batches
 from nestgrad_jax._rules.implicit import idle, implicit
+from nestgrad_jax._shardings import beside
 from nestgrad_jax._space_ops import OPS
-from nestgrad_jax._tree import as_hparams, as_params, check_arguments, check_matching, is_traced, tree_norm
+from nestgrad_jax._tree import as_hparams, as_params, check_arguments, check_matching, is_traced, moved_by, tree_norm
 from nestgrad_jax.tuners._recall import Recall
 
 _LONGEST = 16
@@ -93,7 +93,7 @@ class OnePass:
         if not is_traced(values):
             require_initial(self.spaces, values, lambda value: (float(value.min()), float(value.max())))
         leaves = self._in_spaces(lambda space, value: space.unconstrained(value, OPS), values)
-        return {
+        state: OnePassState = {
             "params": weights,
             "opt_state": functional_optimizer(self._update, values).init(weights),
             "hparams": leaves,
@@ -101,6 +101,7 @@ class OnePass:
             "step": jnp.zeros((), jnp.int32),
             "buffers": {},
         }
+        return beside(weights, state)
 
     def step(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         """One training step, and a hyper step when `every` divides the count; the state passed in is not changed."""
@@ -246,7 +247,7 @@ class OnePass:
         check_matching(params, hparams=values, inner_batch=batch)
         loss, grads = jax.value_and_grad(scalar_loss(self._update.loss, "inner loss"))(params, values, batch)
         updates, opt_state = functional_optimizer(self._update, values).update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, step + 1, loss
+        return moved_by(params, updates), opt_state, step + 1, loss
 
     def _only_train(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         """A training step in the shape of `_tune`, for the branch of a traced condition."""
@@ -265,12 +266,12 @@ class OnePass:
         problem = self._in_leaves()
         point = linearize(problem.inner, state["params"], leaves, inner_batch, state["opt_state"])
         updates, opt_state = cast("tuple[Any, Any]", point.move)
-        params: Any = optax.apply_updates(state["params"], updates)
+        params: Any = moved_by(state["params"], updates)
         outer = outer_gradients(problem.outer_loss, params, leaves, outer_batch)
         # The adjoint stays behind: stacked by a scan it would hold one copy of the weights a step.
         found = replace(implicit(self.method, point, outer, leaves, params=state["params"]), adjoint=None)
         moves, outer_opt_state = self.outer_optimizer.update(found.total, state["outer_opt_state"], leaves)
-        moved = self._in_spaces(_clip, optax.apply_updates(leaves, moves))
+        moved = self._in_spaces(_clip, moved_by(leaves, moves))
         after: OnePassState = {
             "params": params,
             "opt_state": opt_state,

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
@@ -26,7 +25,7 @@ from nestgrad_jax._derivatives import Outer, floating_leaves, outer_gradients, s
 from nestgrad_jax._rules._common import stats_of, truncated
 from nestgrad_jax._rules._steps import Steps
 from nestgrad_jax._rules.implicit import idle
-from nestgrad_jax._tree import check_arguments, check_matching, flat, host_norm, is_traced, tree_norm
+from nestgrad_jax._tree import check_arguments, check_matching, flat, host_norm, is_traced, moved_by, tree_norm
 from nestgrad_jax.tuners._leaves import clipped, is_finite, natural, require_outer_optimizer, start
 from nestgrad_jax.tuners._recall import Recall
 
@@ -113,7 +112,7 @@ class RealTime:
         def tune() -> tuple[Any, Any, HyperGradient]:
             found = self._hypergradient(outer, sensitivities, leaves, params, moved, state["step"] + 1)
             moves, outer_state = self.outer_optimizer.update(found.total, state["outer_opt_state"], leaves)
-            return clipped(self.spaces, optax.apply_updates(leaves, moves)), outer_state, found
+            return clipped(self.spaces, moved_by(leaves, moves)), outer_state, found
 
         due = (state["step"] + 1) % self.every == 0
         moved_leaves, outer_state, found = lax.cond(due, tune, lambda: (leaves, state["outer_opt_state"], idle(leaves)))
