@@ -134,21 +134,58 @@ def dists(session: nox.Session) -> None:
         session.run("python", "tools/check_dists.py", *map(str, wheels))
 
 
-@nox.session(name="bench-smoke")
-def bench_smoke(session: nox.Session) -> None:
-    """Run every benchmark once, in this environment: that they run, not how fast."""
-    _install(session, "nestgrad-torch", "nestgrad-jax", tools=("asv>=0.6.6", "optax"))
-    with session.chdir("benchmarks"):
-        session.run("asv", "machine", "--yes", silent=True)
-        arguments = ["--python=same", "--quick", "--dry-run", "--show-stderr"]
-        session.run("asv", "run", *arguments, *session.posargs, env=_environment() | {"NESTGRAD_BENCH_PAIRS": "3"})
+@nox.session
+def counts(session: nox.Session) -> None:
+    """Compare exact counts of work with those that are checked in; `nox -s counts -- --write` records new ones."""
+    _benchmarked(session)
+    session.run("python", "-m", "benchmarks.counts", *session.posargs, env=_environment())
 
 
 @nox.session
 def ratios(session: nox.Session) -> None:
-    """Print what tuning and hypergradients cost, in units of one plain training step."""
-    _install(session, "nestgrad-torch", "nestgrad-jax", tools=("optax",))
-    session.run("python", "tools/ratio_report.py", *session.posargs, env=_environment())
+    """Print what each operation costs, in units of a plain training step, beside the best hand-written code."""
+    _benchmarked(session)
+    session.run("python", "-m", "benchmarks.ratios", *session.posargs, env=_environment())
+
+
+@nox.session(name="bench-smoke")
+def bench_smoke(session: nox.Session) -> None:
+    """Run every benchmark once, in this environment: that they run, not how fast."""
+    _benchmarked(session, "asv>=0.6.6")
+    few = {"NESTGRAD_BENCH_ROUNDS": "1", "NESTGRAD_BENCH_PROBLEMS": "P1"}
+    _asv(session, "run", "--python=same", "--quick", "--dry-run", "--show-stderr", **few)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run every benchmark in full and keep the results in benchmarks/.asv."""
+    _benchmarked(session, "asv>=0.6.6", "virtualenv")
+    _asv(session, "run", "--show-stderr")
+
+
+@nox.session(name="bench-continuous")
+def bench_continuous(session: nox.Session) -> None:
+    """This commit against main, each built afresh; fails when one is slower by a tenth."""
+    _benchmarked(session, "asv>=0.6.6", "virtualenv")
+    _asv(session, "continuous", "--factor=1.1", "--split", "main", "HEAD")
+
+
+@nox.session(name="bench-publish")
+def bench_publish(session: nox.Session) -> None:
+    """Draw the results kept as pages, in benchmarks/.asv/html."""
+    session.install("asv>=0.6.6")
+    _asv(session, "publish")
+
+
+def _benchmarked(session: nox.Session, *tools: str) -> None:
+    _install(session, "nestgrad-torch", "nestgrad-jax", tools=("optax", *tools))
+    session.chdir("benchmarks")
+
+
+def _asv(session: nox.Session, verb: str, *arguments: str, **environment: str) -> None:
+    session.chdir(ROOT / "benchmarks")
+    session.run("asv", "machine", "--yes", silent=True)
+    session.run("asv", verb, *arguments, *session.posargs, env=_environment() | environment)
 
 
 @nox.session
