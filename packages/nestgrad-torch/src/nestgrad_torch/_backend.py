@@ -255,7 +255,7 @@ def _warn_of_zeros(inner: Any, opt_state: Any, method: Any, found: HyperGradient
                 f"hparams[{name!r}]: hypergradient exactly 0, limit: not 0, while the adjoint has the norm "
                 f"{found.stats.adjoint_norm:.3g}. Remedy: nestgrad_torch.check(...), which tells whether it acts.",
                 ZeroHypergradient,
-                stacklevel=4,
+                stacklevel=3,
             )
 
 
