@@ -45,7 +45,7 @@ class Counted:
     def names(self) -> list[str]:
         """What is counted: the methods that the backend supports, then the tuner's two forms."""
         left_out = COMPILED_SLOWLY if self.backend == "jax" else ("neumann 50",)
-        compiled = ["neumann, compiled"] if self.backend == "torch" else []
+        compiled = ["identity, compiled"] if self.backend == "torch" else []
         return [*(name for name in methods(1.0) if name not in left_out), "one-pass, steps", "one-pass, run", *compiled]
 
     def of(self, name: str) -> Counts:
