@@ -28,7 +28,11 @@ class explained:  # noqa: N801  (a context manager is read as a verb)
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, NestgradError) or not (isinstance(error, _TRANSLATED) or _is_of_sharding(error)):
+        if (
+            error is None
+            or isinstance(error, NestgradError)
+            or not (isinstance(error, _TRANSLATED) or _is_of_sharding(error))
+        ):
             return
         named = {} if self._given is None else {f.name: getattr(self._given, f.name) for f in fields(self._given)}
         named.pop("key", None)

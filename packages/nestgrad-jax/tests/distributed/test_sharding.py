@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
 LIMITS = {"float64": 1e-10, "float32": 1e-5}
 _SCRIPT = pathlib.Path(__file__).with_name("sharded.py")
 

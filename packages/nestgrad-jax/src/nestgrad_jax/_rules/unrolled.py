@@ -22,7 +22,11 @@ from nestgrad_jax._tree import flat, tree_norm
 
 @METHODS.register(Unrolled)
 def unrolled(spec: Unrolled, problem: BilevelProblem, call: Call) -> HyperGradient:
-    """The steps before the window are taken only; those within it are taken and differentiated."""
+    """The steps before the window are taken only; those within it are taken and differentiated.
+
+    What fits into a few MiB is stored whole whatever checkpoint_every says, and so are programs with convolutions on a
+    CPU under a user's own jit, as no loop may hold them. Long or large runs outside of jit: _rules/stepwise.py.
+    """
     steps, batches = Steps(problem.inner), Batches.of(call.inner_batch, call.inner_batches)
     before = spec.num_steps - spec.window
     state = steps.start(call.params, call.hparams, call.opt_state)
