@@ -27,7 +27,7 @@ def _note(value: Any, tokens: list[Hashable], leaves: list[Tensor]) -> None:
     if kind in _PLAIN:
         tokens.append((value.shape, value.stride(), value.dtype, value.device, value.is_inference()))
         leaves.append(value)
-    elif isinstance(value, Mapping):
+    elif kind is dict or (kind is not tuple and isinstance(value, Mapping)):  # asking for a Mapping is slow
         tokens.append((kind, *value))
         for child in value.values():
             _note(child, tokens, leaves)

@@ -109,7 +109,7 @@ class BlockPrograms:
 def alike(batches: list[Any]) -> bool:
     """Whether all batches have the shapes of the first, so that a block of them is always the same program."""
     first, _ = signature(batches[0])
-    return all(signature(batch)[0] == first for batch in batches[1:])
+    return all(batch is batches[0] or signature(batch)[0] == first for batch in batches[1:])
 
 
 def _is_count(leaf: Any) -> bool:
