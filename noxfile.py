@@ -29,6 +29,7 @@ FOLDERS = {
     "nestgrad-conformance": "conformance",
 }
 BACKENDS = ("reference", "torch", "jax")
+ASV = ("asv>=0.6.6", "virtualenv")
 TEST_TOOLS = ("pytest>=9", "pytest-xdist>=3.8")
 
 nox.needs_version = ">=2025.5"
@@ -151,30 +152,31 @@ def ratios(session: nox.Session) -> None:
 @nox.session(name="bench-smoke")
 def bench_smoke(session: nox.Session) -> None:
     """Run every benchmark once, in this environment: that they run, not how fast."""
-    _benchmarked(session, "asv>=0.6.6")
-    few = {"NESTGRAD_BENCH_ROUNDS": "1", "NESTGRAD_BENCH_PROBLEMS": "P1"}
-    _asv(session, "run", "--python=same", "--quick", "--dry-run", "--show-stderr", **few)
+    _benchmarked(session, *ASV)
+    arguments = ["--python=same", "--quick", "--dry-run", "--show-stderr", *session.posargs]
+    _asv(session, "run", *arguments, NESTGRAD_BENCH_ROUNDS="3")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run every benchmark in full and keep the results in benchmarks/.asv."""
-    _benchmarked(session, "asv>=0.6.6", "virtualenv")
-    _asv(session, "run", "--show-stderr")
+    """Run every benchmark on every problem for this commit, built afresh, and keep the results; takes hours."""
+    session.install(*ASV)
+    full = {"NESTGRAD_BENCH_ROUNDS": "21", "NESTGRAD_BENCH_PROBLEMS": "P1,P2,P3,P4", "NESTGRAD_BENCH_COMPILED": "1"}
+    _asv(session, "run", "--show-stderr", *(session.posargs or ["HEAD^!"]), **full)
 
 
 @nox.session(name="bench-continuous")
 def bench_continuous(session: nox.Session) -> None:
     """This commit against main, each built afresh; fails when one is slower by a tenth."""
-    _benchmarked(session, "asv>=0.6.6", "virtualenv")
-    _asv(session, "continuous", "--factor=1.1", "--split", "main", "HEAD")
+    session.install(*ASV)
+    _asv(session, "continuous", "--factor=1.1", "--split", *(session.posargs or ["main", "HEAD"]))
 
 
 @nox.session(name="bench-publish")
 def bench_publish(session: nox.Session) -> None:
     """Draw the results kept as pages, in benchmarks/.asv/html."""
-    session.install("asv>=0.6.6")
-    _asv(session, "publish")
+    session.install(*ASV)
+    _asv(session, "publish", *session.posargs)
 
 
 def _benchmarked(session: nox.Session, *tools: str) -> None:
@@ -185,7 +187,7 @@ def _benchmarked(session: nox.Session, *tools: str) -> None:
 def _asv(session: nox.Session, verb: str, *arguments: str, **environment: str) -> None:
     session.chdir(ROOT / "benchmarks")
     session.run("asv", "machine", "--yes", silent=True)
-    session.run("asv", verb, *arguments, *session.posargs, env=_environment() | environment)
+    session.run("asv", verb, *arguments, env=_environment() | environment)
 
 
 @nox.session

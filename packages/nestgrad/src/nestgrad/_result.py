@@ -17,7 +17,8 @@ Tree = Any
 class Stats:
     """The method's own numbers, all of them by-products: nothing here costs an extra product. NaN where there is none.
 
-    residual_norm: |Jᵀp - v|, recomputed for tolerance-based solvers; for Neumann the norm before its last term.
+    residual_norm: |Jᵀp - v|, recomputed for solvers with a tolerance; without one it may be the recurrence's own, and
+    for Neumann it is that before its last term.
     rhs_norm: |v|, v the outer loss's gradient in params. adjoint_norm: |p|. indirect_norm: |Bᵀp|.
     steps: terms, iterations or unrolled steps taken. products: products with J or its transpose.
     inner_optimality: |F|, the norm of the inner residual at params; for Unrolled that of its last update.
