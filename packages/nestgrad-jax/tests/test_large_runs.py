@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import nestgrad_jax as ng
-from nestgrad_jax._rules import _stepwise, stepwise
+from nestgrad_jax._rules import _blocks, _linearizations
 
 _RNG = np.random.default_rng(3)
 X = jnp.asarray(_RNG.normal(size=(12, 4)), jnp.float32)
@@ -47,22 +47,22 @@ def unrolled(**options):
 @pytest.fixture
 def small_budget(monkeypatch):
     """Every step a program of its own."""
-    monkeypatch.setattr(_stepwise, "BUDGET", 1)
-    stepwise._block_of.cache_clear()
+    monkeypatch.setattr(_linearizations, "BUDGET", 1)
+    _blocks._block_of.cache_clear()
     yield
-    stepwise._block_of.cache_clear()
+    _blocks._block_of.cache_clear()
 
 
 @pytest.mark.parametrize("options", [{}, {"lookback": 3}], ids=["all", "lookback"])
 def test_blocks_give_what_one_program_gives(monkeypatch, options):
     whole = unrolled(**options)
     for size in (1, 3):
-        monkeypatch.setattr(stepwise, "block_size", lambda *_, size=size: size)
-        stepwise._block_of.cache_clear()
+        monkeypatch.setattr(_blocks, "block_size", lambda *_, size=size: size)
+        _blocks._block_of.cache_clear()
         found = unrolled(**options)
         for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
             np.testing.assert_allclose(left, right, rtol=2e-5, atol=1e-7)
-    stepwise._block_of.cache_clear()
+    _blocks._block_of.cache_clear()
 
 
 @pytest.mark.usefixtures("small_budget")
@@ -75,9 +75,9 @@ def test_states_taken_again_on_the_host_change_no_bit(every):
 @pytest.mark.usefixtures("small_budget")
 def test_blocks_on_the_host_are_compiled_once():
     unrolled()
-    before = stepwise._keep_compiled._cache_size(), stepwise._pull_compiled._cache_size()
+    before = _blocks._keep_compiled._cache_size(), _blocks._pull_compiled._cache_size()
     unrolled()
-    assert (stepwise._keep_compiled._cache_size(), stepwise._pull_compiled._cache_size()) == before
+    assert (_blocks._keep_compiled._cache_size(), _blocks._pull_compiled._cache_size()) == before
 
 
 @pytest.mark.usefixtures("small_budget")

@@ -11,9 +11,9 @@ import pytest
 import nestgrad_jax as ng
 from nestgrad_jax import _backend
 from nestgrad_jax._calls import as_call
-from nestgrad_jax._rules import _stepwise, stepwise
+from nestgrad_jax._rules import _blocks, _linearizations
 
-KEEP, PULL = stepwise._keep, stepwise._pull
+KEEP, PULL = _blocks._keep, _blocks._pull
 _RNG = np.random.default_rng(0)
 SIZES = (64, 128, 128, 8)
 
@@ -69,8 +69,8 @@ def test_a_series_needs_a_few_training_steps_of_memory():
 
 
 def test_states_taken_again_need_less_memory_than_linearisations_stored(monkeypatch):
-    monkeypatch.setattr(_stepwise, "BUDGET", 1)
-    stepwise._block_of.cache_clear()
+    monkeypatch.setattr(_linearizations, "BUDGET", 1)
+    _blocks._block_of.cache_clear()
     most = {}
     for every in (None, 1):
         held = watched(monkeypatch)
@@ -83,7 +83,7 @@ def test_states_taken_again_need_less_memory_than_linearisations_stored(monkeypa
             outer_batch=BATCH,
         )
         most[every] = max(held)
-    stepwise._block_of.cache_clear()
+    _blocks._block_of.cache_clear()
     assert most[1] == 1
     assert most[None] == 16
 
@@ -101,6 +101,6 @@ def watched(monkeypatch):
         seen.append(sum(reference() is not None for reference in alive))
         return pull(*arguments)
 
-    monkeypatch.setattr(stepwise, "_keep", kept)
-    monkeypatch.setattr(stepwise, "_pull", pulled)
+    monkeypatch.setattr(_blocks, "_keep", kept)
+    monkeypatch.setattr(_blocks, "_pull", pulled)
     return seen

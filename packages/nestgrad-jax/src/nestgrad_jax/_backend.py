@@ -27,10 +27,10 @@ from nestgrad_jax._derivatives import linearize, outer_gradients
 from nestgrad_jax._explain import explained
 from nestgrad_jax._report import packed, raised, unpacked
 from nestgrad_jax._rules import bome, darts, penalty, pes, sama, unrolled  # noqa: F401  (fills the table)
+from nestgrad_jax._rules._blocks import block_of, stepwise
 from nestgrad_jax._rules._common import METHODS, Call
 from nestgrad_jax._rules.implicit import several, tangent
 from nestgrad_jax._rules.reversible import reversible
-from nestgrad_jax._rules.stepwise import block_of, stepwise
 from nestgrad_jax._solvers._common import SOLVERS
 from nestgrad_jax._tree import check_arguments, is_traced
 from nestgrad_jax._warn import note_compilation, warn_of_zeros

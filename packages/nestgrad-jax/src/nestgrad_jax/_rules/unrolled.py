@@ -15,8 +15,8 @@ from nestgrad_jax._connected import reached, require_connected
 from nestgrad_jax._derivatives import Outer, floating_leaves, outer_gradients
 from nestgrad_jax._programs import slow_in_loops
 from nestgrad_jax._rules._common import METHODS, Call, stats_of, truncated
+from nestgrad_jax._rules._linearizations import block_size, pulled_back
 from nestgrad_jax._rules._steps import Batches, State, Steps
-from nestgrad_jax._rules._stepwise import block_size, pulled_back
 from nestgrad_jax._tree import flat, tree_norm
 
 
@@ -25,7 +25,7 @@ def unrolled(spec: Unrolled, problem: BilevelProblem, call: Call) -> HyperGradie
     """The steps before the window are taken only; those within it are taken and differentiated.
 
     What fits into a few MiB is stored whole whatever checkpoint_every says, and so are programs with convolutions on a
-    CPU under a user's own jit, as no loop may hold them. Long or large runs outside of jit: _rules/stepwise.py.
+    CPU under a user's own jit, as no loop may hold them. Long or large runs outside of jit: _rules/_blocks.py.
     """
     steps, batches = Steps(problem.inner), Batches.of(call.inner_batch, call.inner_batches)
     before = spec.num_steps - spec.window

@@ -20,8 +20,8 @@ from nestgrad import BilevelProblem, HyperGradient, Unrolled
 from nestgrad_jax._calls import settled, shared
 from nestgrad_jax._report import packed
 from nestgrad_jax._rules._common import Call
+from nestgrad_jax._rules._linearizations import Adjoint, Kept, block_size, keep, pull
 from nestgrad_jax._rules._steps import State, Steps
-from nestgrad_jax._rules._stepwise import Adjoint, Kept, block_size, keep, pull
 from nestgrad_jax._rules.unrolled import check_connected, outer_end, result
 from nestgrad_jax._tree import is_traced, tree_norm
 from nestgrad_jax._warn import note_compilation
