@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,20 +40,18 @@ class Moment:
         """[weights, floating leaves of the optimizer state]."""
         return [self.weights, *(leaf for leaf in tree.leaves(self.opt_state) if is_carried(leaf))]
 
-    def with_parts(self, parts: list[Tensor]) -> Moment:
-        """The same state with other values in `parts`."""
-        weights, *floating = parts
-        views = iter(floating)
-        leaves = [next(views) if is_carried(leaf) else leaf for leaf in tree.leaves(self.opt_state)]
-        return Moment(weights, tree.unflatten(self.opt_state, leaves), self.buffers)
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Moment:
+        """The same state with function(part) for each of `parts`."""
+        leaves = [function(leaf) if is_carried(leaf) else leaf for leaf in tree.leaves(self.opt_state)]
+        return Moment(function(self.weights), tree.unflatten(self.opt_state, leaves), self.buffers)
 
     def detached(self) -> Moment:
         """The values alone."""
-        return self.with_parts([part.detach() for part in self.parts()])
+        return self.mapped(torch.detach)
 
     def as_leaves(self) -> Moment:
         """The values as leaves of a new graph."""
-        return self.with_parts([part.detach().requires_grad_() for part in self.parts()])
+        return self.mapped(lambda part: part.detach().requires_grad_())
 
     def vector(self) -> Tensor:
         """s in one vector."""
@@ -114,7 +113,11 @@ class Steps:
     def _updated(
         self, at: Moment, weights: Tensor, slope: Tensor, values: Any, buffers: dict[str, Tensor], loss: Tensor
     ) -> Moment:
-        rule, params = functional_optimizer(self.inner, values), self.point.plain(weights)
+        rule = functional_optimizer(self.inner, values)
+        if hasattr(rule, "is_entrywise") and rule.is_entrywise(at.opt_state):
+            updates, after = rule.update(slope, at.opt_state, weights)
+            return Moment(weights + updates, after, buffers, loss)
+        params = self.point.plain(weights)
         updates, after = rule.update(self.point.plain(slope), at.opt_state, params)
         (leaves,) = tree.matched(at.opt_state, after)
         moved = weights + flat(tree.matched(params, updates)[0])

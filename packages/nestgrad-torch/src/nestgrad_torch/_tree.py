@@ -22,7 +22,9 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
 
 def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Views of the vector, shaped like the tensors."""
-    return [part.view(t.shape) for part, t in zip(vector.split([t.numel() for t in like]), like, strict=True)]
+    # Tensor.split, which looks at its argument in Python, takes as long as the views themselves.
+    parts = vector.split_with_sizes([t.numel() for t in like])
+    return [part.view(t.shape) for part, t in zip(parts, like, strict=True)]
 
 
 class Params:

@@ -40,7 +40,7 @@ class Undone:
             self._marks.append((Draws(call.point, self._marks[-1][0] if self._marks else None), at.buffers))
             slope, buffers = self._slope(at, t)
             if not bool(slope.isfinite().all()):
-                self.end = at.with_parts([torch.full_like(part, torch.nan) for part in at.parts()])
+                self.end = at.mapped(lambda part: torch.full_like(part, torch.nan))
                 self.last_move = at.weights.new_tensor(torch.nan)
                 self._broken = True
                 return

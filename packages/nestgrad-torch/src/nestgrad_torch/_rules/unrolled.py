@@ -118,13 +118,12 @@ class _Reverse:
             last = kept.first
 
     def _segment(self, first: int, last: int, at: Moment) -> tuple[list[Pieces], Moment, Tensor]:
-        graphs, moved = [], at.weights.new_zeros(())
+        graphs, before = [], at
         for t in range(first, last):
             before = at
             at, pieces = traced(self._steps, at, self._place.hparams, self._place.leaves, self._call.batch(t))
             graphs.append(pieces)
-            moved = move(before, at)
-        return graphs, at, moved
+        return graphs, at, move(before, at)
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -141,13 +140,13 @@ class _Forward:
         self._units = units(place.leaves)
         self._columns = [[torch.zeros_like(part) for part in start.parts()] for _ in self._units]
         self._connected = [False] * len(place.leaves)
-        self.last_move = start.weights.new_zeros(())
+        before = start
         for t in range(spec.num_steps - spec.window, spec.num_steps):
             before = self.end
             self.end, pieces = traced(steps, self.end, place.hparams, place.leaves, call.batch(t))
             self._columns = [pieces.push(z, e) for z, e in zip(self._columns, self._units, strict=True)]
             self._connected = [a or b for a, b in zip(self._connected, pieces.connected(), strict=True)]
-            self.last_move = move(before, self.end)
+        self.last_move = move(before, self.end)
 
     def back(self, adjoint: list[Tensor]) -> tuple[list[Tensor | None], None, list[bool]]:
         """(Zᵀ a_T, None, which hyperparameters have a path)."""

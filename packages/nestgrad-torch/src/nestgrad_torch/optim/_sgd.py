@@ -52,6 +52,14 @@ class SGD:
             return state
         return {"trace": torch.cat([v.reshape(-1) for v in tree.leaves(state["trace"])])}
 
+    def is_entrywise(self, state: Any) -> bool:
+        """Whether `update` on all weights in one vector gives the bits of one on the params, and the same state.
+
+        So it is where each setting is a Python number, in which nothing is differentiated, and there is no trace.
+        """
+        settings = (self.learning_rate, self.momentum, self.weight_decay)
+        return state["trace"] is None and all(isinstance(setting, (float, int)) for setting in settings)
+
     def torch_optimizer(self, named_params: Mapping[str, Tensor], state: Any) -> torch.optim.SGD:
         """torch.optim.SGD over these params with these settings as floats and the trace as its momentum buffers."""
         optimizer = torch.optim.SGD(
