@@ -38,7 +38,7 @@ def _traced():
 
 
 @pytest.mark.filterwarnings("ignore::nestgrad.ZeroHypergradient", "ignore::nestgrad.Recompilation")
-@parametrize_with_checks(_traced(), dtypes=("float64",), max_examples=5)
+@parametrize_with_checks(_traced(), dtypes=("float64",), max_examples=2)
 def test_conformance_of_traced_programs(run, monkeypatch):
     monkeypatch.setattr(programs, "CANDIDATES", ("traced",))
     run()
