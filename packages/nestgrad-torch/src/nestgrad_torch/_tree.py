@@ -57,7 +57,8 @@ class Params:
 
     def holding(self, values: Any, buffers: Mapping[str, Tensor]) -> Params:
         """The same structure with other values (a tree like `tree`) and buffers."""
-        other = copy.copy(self)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)  # copy.copy's way round __reduce_ex__ takes as long as a small layer
         other.tree, other.buffers = values, buffers
         (other.leaves,) = tree.matched(self.tree, values)
         return other
@@ -169,23 +170,29 @@ def as_hparams(hparams: Any, like: Tensor) -> Any:
 
 def check_matching(params: Params, **others: Any) -> None:
     """Raise DtypeMismatch or DeviceMismatch unless all floating tensors share the first param's dtype and device."""
-    first, first_name = params.leaves[0], f"params[{params.names[0]!r}]"
-    named: list[tuple[str, Any]] = [(f"params[{n!r}]", x) for n, x in zip(params.names, params.leaves, strict=True)]
-    for title, other in others.items():
-        named += [(f"{title}[{n!r}]" if n else title, x) for n, x in tree.named_leaves(other).items()]
-    for name, leaf in named:
-        if not isinstance(leaf, Tensor):
-            continue
-        _require_usable(name, leaf)
-        if leaf.is_floating_point() and leaf.dtype != first.dtype:
-            raise DtypeMismatch(
-                f"{name} is {leaf.dtype}, limit: {first.dtype} as {first_name}. Remedy: {name}.to({first.dtype})."
-            )
-        if leaf.device != first.device:
-            raise DeviceMismatch(
-                f"{name} is on {leaf.device}, limit: {first.device} as {first_name}. "
-                f"Remedy: {name}.to({str(first.device)!r})."
-            )
+    first = params.leaves[0]
+    dtype, device = first.dtype, first.device
+    trees = [("params", dict(zip(params.names, params.leaves, strict=True)))]
+    trees += [(title, tree.named_leaves(other)) for title, other in others.items()]
+    for title, named in trees:
+        for n, leaf in named.items():
+            if not isinstance(leaf, Tensor):
+                continue
+            if leaf.device != device or leaf.is_inference() or (leaf.dtype != dtype and leaf.is_floating_point()):
+                _refuse(f"{title}[{n!r}]" if n or title == "params" else title, leaf, first, params.names[0])
+
+
+def _refuse(name: str, leaf: Tensor, first: Tensor, first_name: str) -> None:
+    """The error for a tensor that does not match the first param."""
+    _require_usable(name, leaf)
+    if leaf.is_floating_point() and leaf.dtype != first.dtype:
+        raise DtypeMismatch(
+            f"{name} is {leaf.dtype}, limit: {first.dtype} as params[{first_name!r}]. Remedy: {name}.to({first.dtype})."
+        )
+    raise DeviceMismatch(
+        f"{name} is on {leaf.device}, limit: {first.device} as params[{first_name!r}]. "
+        f"Remedy: {name}.to({str(first.device)!r})."
+    )
 
 
 @contextlib.contextmanager

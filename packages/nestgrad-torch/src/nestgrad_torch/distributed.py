@@ -36,8 +36,10 @@ class Group:
 
     def mean(self, parts: Sequence[Tensor | None]) -> list[Any]:
         """The mean of each part over the group, by one exchange; None, which must be so in every process, is kept."""
+        if self.size == 1:
+            return list(parts)
         there = [part.detach() for part in parts if part is not None]
-        if self.size == 1 or not there:
+        if not there:
             return list(parts)
         joined = self.reduced(torch.cat([part.reshape(-1) for part in there]))
         views = iter(joined.split([part.numel() for part in there]))

@@ -7,6 +7,8 @@ from functools import partial
 import pytest
 import torch
 
+from nestgrad_torch.tuners._outer_step import formula
+
 _spec = importlib.util.spec_from_file_location("one_pass_runs", pathlib.Path(__file__).with_name("runs.py"))
 runs = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(runs)
@@ -46,3 +48,20 @@ def test_the_outer_optimizer_is_carried_as_one_that_persists(outer_optimizer):
             leaf.grad = infos[-1].hypergradient.total[name].clone()
         optimizer.step()
         assert same(state["hparams"], persistent)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("settings", [{}, {"lr": 0.05}, {"lr": 1, "betas": (0.5, 0.99), "eps": 1e-3}], ids=str)
+def test_a_step_of_adam_without_an_optimizer_has_its_bits(settings, dtype):
+    leaf = torch.randn(3, 5, dtype=dtype).requires_grad_()
+    optimizer, step = torch.optim.Adam([leaf], **settings), formula(partial(torch.optim.Adam, **settings))
+    moved = leaf.detach().clone()
+    kept = step.start(moved)
+    for exponent in range(50):
+        leaf.grad = 10.0 ** (exponent % 7 - 3) * torch.randn(3, 5, dtype=dtype)
+        optimizer.step()
+        moved, kept = step.read(moved, leaf.grad, kept)
+        there = optimizer.state[leaf]
+        assert torch.equal(moved, leaf)
+        assert there.keys() == kept.keys()
+        assert all(torch.equal(there[name], kept[name]) and there[name].dtype is kept[name].dtype for name in kept)

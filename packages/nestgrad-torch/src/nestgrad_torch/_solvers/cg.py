@@ -48,6 +48,7 @@ class _Run:
         if spec.atol:
             self.limit = torch.maximum(self.limit, spec.atol / system.scale)
         self.target = torch.maximum(self.limit, system.eps * norm)
+        self.noise = system.noise
         self.products = found.products
         self.solution, self.residual = torch.zeros_like(rhs), rhs
         if found.start is not None:
@@ -79,7 +80,7 @@ class _Run:
         self.entered.append(self.active)
         self.largest = torch.maximum(self.largest, torch.where(self.active, curvature.abs(), 0.0))
         # Flat or negative along this direction: no step is taken. A NaN goes on, and shows in the residual.
-        going = self.active & ~(curvature <= self.system.noise * self.largest)
+        going = self.active & ~(curvature <= self.noise * self.largest)
         length = torch.where(going, self.squared / energy, 0.0)
         self.solution = torch.addcmul(self.solution, length, direction)
         self.residual = torch.addcmul(self.residual, length, image, value=-1)

@@ -29,6 +29,7 @@ from nestgrad_torch._derivatives import functional_optimizer, scalar_loss
 from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, flat
 from nestgrad_torch.distributed import is_sharded, unwrapped
+from nestgrad_torch.tuners._outer_step import AdamStep, formula, started
 from nestgrad_torch.tuners._recall import Recall
 
 
@@ -128,6 +129,11 @@ class Tuner:
     @torch.no_grad()
     def _move(self, outer_optimizer: Any, state: Any, grads: list[Tensor]) -> tuple[Any, list[dict[str, Any]]]:
         """One outer optimizer step from the state's leaves and moments, which are copied; then the clip."""
+        step, leaves = formula(outer_optimizer), tree.leaves(state["hparams"])
+        if isinstance(step, AdamStep) and all(leaf.device.type == "cpu" for leaf in leaves):
+            entries = started(step, leaves, state["outer_opt_state"])
+            rows = [step.read(*row) for row in zip(leaves, grads, entries, strict=True)]
+            return self._clipped(state["hparams"], [leaf for leaf, _ in rows]), [kept for _, kept in rows]
         leaves = [leaf.clone().requires_grad_() for leaf in tree.leaves(state["hparams"])]
         optimizer = outer_optimizer(leaves)
         for leaf, grad, kept in zip(leaves, grads, state["outer_opt_state"], strict=True):

@@ -1,6 +1,7 @@
 """The outer optimizer's step: torch.optim's own, or for the plain forms of Adam and SGD the same numbers as a formula.
 
 A formula has no host reads, so it can be part of a program, and it takes a tenth of the time of an optimizer object.
+`AdamStep.read` is for steps outside of programs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class AdamStep:
 
     def start(self, leaf: Tensor) -> Kept:
         """What the optimizer makes at its first step."""
-        zero = torch.zeros((), dtype=torch.float32)
+        double = torch.get_default_dtype() is torch.float64
+        zero = torch.zeros((), dtype=torch.float64 if double else torch.float32)
         return {"step": zero, "exp_avg": torch.zeros_like(leaf), "exp_avg_sq": torch.zeros_like(leaf)}
 
     def __call__(self, leaf: Tensor, grad: Tensor, kept: Kept) -> tuple[Tensor, Kept]:
@@ -39,6 +41,16 @@ class AdamStep:
         rate = (self.lr / (1.0 - b1**exact)).to(leaf.dtype).to(leaf.device)
         root = (1.0 - b2**exact).sqrt().to(leaf.dtype).to(leaf.device)
         moved = leaf - rate * (mean / (square.sqrt() / root + self.eps))
+        return moved, {"step": count, "exp_avg": mean, "exp_avg_sq": square}
+
+    def read(self, leaf: Tensor, grad: Tensor, kept: Kept) -> tuple[Tensor, Kept]:
+        """The same with torch.optim's own operations on the CPU, bit for bit; the count is read."""
+        (b1, b2), count = self.betas, kept["step"] + 1
+        steps = count.item()
+        mean = torch.lerp(kept["exp_avg"], grad, 1 - b1)
+        square = torch.addcmul(kept["exp_avg_sq"] * b2, grad, grad, value=1 - b2)
+        root = square.sqrt() / (1 - b2**steps) ** 0.5 + self.eps
+        moved = torch.addcdiv(leaf, mean, root, value=-self.lr / (1 - b1**steps))
         return moved, {"step": count, "exp_avg": mean, "exp_avg_sq": square}
 
 

@@ -98,6 +98,20 @@ class OnePass(Tuner):
         return with_gradients(self._run, state, list(inner_batches), outer_batch)
 
     def _step(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
+        reached, loss, found = self._advanced(state, inner_batch, outer_batch)
+        settings, idle = self._recall.about(reached["hparams"])
+        info = OnePassInfo(
+            inner_loss=loss,
+            tuned=found is not None,
+            hypergradient=idle if found is None else found,
+            hparams=settings,
+        )
+        return reached, info
+
+    def _advanced(
+        self, state: OnePassState, inner_batch: Any, outer_batch: Any
+    ) -> tuple[OnePassState, Tensor, HyperGradient | None]:
+        """(the state after one step, the loss before it, what a hyper step found)."""
         point, tuned = self._point(state), (state["step"] + 1) % self.every == 0
         self._check(point, state, inner_batch, outer_batch)
         findings = None
@@ -111,15 +125,7 @@ class OnePass(Tuner):
             settings, _ = self._recall.about(state["hparams"])
             after, loss = self._work.train(point, state, settings, inner_batch, audit=not state["step"])
         reached: OnePassState = {**after, "step": state["step"] + 1}  # type: ignore[typeddict-item]
-        found = None if findings is None else self._ended(state, reached, findings)
-        settings, idle = self._recall.about(reached["hparams"])
-        info = OnePassInfo(
-            inner_loss=loss,
-            tuned=found is not None,
-            hypergradient=idle if found is None else found,
-            hparams=settings,
-        )
-        return reached, info
+        return reached, loss, None if findings is None else self._ended(state, reached, findings)
 
     def _run(self, state: OnePassState, inner_batches: list[Any], outer_batch: Any) -> tuple[OnePassState, OnePassRun]:
         losses: list[Tensor] = []
@@ -133,9 +139,9 @@ class OnePass(Tuner):
                 found.append(tuned)
                 continue
             for batch in block:
-                state, info = self._step(state, batch, outer_batch)
-                losses.append(info.inner_loss.reshape(1))
-                found += [info.hypergradient] if info.tuned else []
+                state, loss, tuned = self._advanced(state, batch, outer_batch)
+                losses.append(loss.reshape(1))
+                found += [] if tuned is None else [tuned]
         joined = losses[0] if len(losses) == 1 else torch.cat(losses)
         hparams = self._recall.about(state["hparams"])[0]
         return state, OnePassRun(inner_losses=joined, hypergradients=tuple(found), hparams=hparams)
