@@ -66,7 +66,9 @@ def _passed(reports: Iterable[Report], dtype: str) -> str:
     if not checks:
         return "not offered"
     skipped = checks.count("skipped")
-    return f"{checks.count('passed')} of {len(checks) - skipped}" + (f" ({skipped} do not apply)" if skipped else "")
+    return f"{checks.count('passed')} of {len(checks) - skipped}" + (
+        f" ({skipped} {'does' if skipped == 1 else 'do'} not apply)" if skipped else ""
+    )
 
 
 def rewritten(readme: str, content: str) -> str:

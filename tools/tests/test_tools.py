@@ -116,7 +116,7 @@ def test_the_last_rows_count_the_checks_that_apply():
     )
     assert rows.splitlines()[-2:] == [
         "| checks passed, float64 | 3 of 3 |",
-        "| checks passed, float32 | 1 of 2 (1 do not apply) |",
+        "| checks passed, float32 | 1 of 2 (1 does not apply) |",
     ]
 
 
