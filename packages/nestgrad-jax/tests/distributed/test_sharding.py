@@ -18,7 +18,7 @@ def run(*arguments):
     flags = "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true"
     ended = subprocess.run(
         [sys.executable, str(_SCRIPT), *arguments],
-        env={**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}", "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         check=False,
