@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,14 @@ def _run(page, code, line, namespace):
 def _same(printed, expected):
     numbers = [[float(number) for number in NUMBER.findall(text)] for text in (printed, expected)]
     return NUMBER.sub("#", printed) == NUMBER.sub("#", expected) and numbers[0] == pytest.approx(numbers[1], rel=0.1)
+
+
+@pytest.fixture(autouse=True)
+def _jax_has_its_own_precision_back():
+    """A page may turn 64-bit numbers on; the tests after it, in the same process, are written for their absence."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_enable_x64", False)
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: str(page.relative_to(ROOT)))
