@@ -127,6 +127,10 @@ OPTIONAL: tuple[str, ...] = (
     "OnePass.run",
     "HypergradientDescent",
     "RealTime",
+    "FullHorizon",
+    "Fixed",
+    "RandomMultiplier",
+    "ManyRuns",
 )
 """What a backend may have besides: functions, the module of proximal maps, tuners, a tuner's method after a dot."""
 

@@ -9,6 +9,12 @@ its inner batch. When T divides t it also moves the hyperparameters:
 4. the chain rule of each space turns it into the gradient in the leaves, and the outer optimizer takes one step on
    them, its state kept for the whole run; then leaves beyond their clip range are set to its end.
 
+With method=Unrolled(num_steps=K), K ≤ T, 1 to 3 are instead: total is `Unrolled` along the last K of the T steps, from
+the weights and optimizer state that entered them, on their batches and the T-th step's outer batch; the state keeps
+these in `window` meanwhile. (Clarke et al. 2022 call K = 5, T = 10 "diff-through-opt".)
+
+warm_start=True starts each solve, by a solver that takes one, from the last hyper step's adjoint. guard: see `Guard`.
+
 Weights, optimizer state and outer optimizer state carry on. `run` is `step` over a block of inner batches with one
 outer batch, which lets a backend make one program of the block; a block need not begin or end at a hyper step.
 (Clarke, Oldewage and Hernández-Lobato 2022, algorithm 1 with the i terms of eq. 6, plus the direct term.)
@@ -18,15 +24,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from nestgrad import tree
 from nestgrad._errors import InvalidInput, UnsupportedSpec
 from nestgrad._legality import TRAITS, Traits, require_legal
 from nestgrad._methods.implicit import Implicit
+from nestgrad._methods.unrolled import Unrolled
 from nestgrad._problem import BilevelProblem, WeightUpdate
 from nestgrad._result import HyperGradient
 from nestgrad._spaces import Space
+from nestgrad._tuners.guard import Event, Guard
 
 
 class OnePassState(TypedDict):
@@ -34,6 +42,10 @@ class OnePassState(TypedDict):
 
     params and opt_state of the training run; hparams the unconstrained leaves; outer_opt_state; step, the number of
     training steps taken so far; buffers, the module's (torch only, empty elsewhere).
+
+    Only where the tuner needs them: adjoint, the last hyper step's (warm_start), zeros before the first; events, the
+    guard's counts {"clipped", "skipped"}; window, for Unrolled: {"params", "opt_state", "batches"} as they entered the
+    window's first step and since, or {} outside of it.
     """
 
     params: Any
@@ -42,21 +54,25 @@ class OnePassState(TypedDict):
     outer_opt_state: Any
     step: Any
     buffers: Any
+    adjoint: NotRequired[Any]
+    events: NotRequired[Any]
+    window: NotRequired[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnePassInfo:
     """What one step saw.
 
-    inner_loss: of this step's inner batch before the step. tuned: whether the hyperparameters moved. hypergradient: in
+    inner_loss: of this step's inner batch before the step. tuned: whether a hyper step was due. hypergradient: in
     the unconstrained leaves, without an adjoint; on a step without one its arrays are zero, its outer_loss NaN, its
-    status IDLE. hparams: natural values after the step.
+    status IDLE. hparams: natural values after the step. event: what the guard did, NONE without one.
     """
 
     inner_loss: Any
     tuned: Any
     hypergradient: HyperGradient
     hparams: Any
+    event: Event | Any = Event.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +80,13 @@ class OnePassRun:
     """What a block of steps saw, the same numbers as its steps one by one.
 
     inner_losses: one a step, each before the step, an array (steps,). hypergradients: one a hyper step of the block, as
-    in OnePassInfo. hparams: natural values after the block.
+    in OnePassInfo, and events likewise. hparams: natural values after the block.
     """
 
     inner_losses: Any
     hypergradients: tuple[HyperGradient, ...]
     hparams: Any
+    events: tuple[Any, ...] = ()
 
 
 def check_block(tuner: str, inner_batches: Any) -> None:
@@ -82,22 +99,48 @@ def check_block(tuner: str, inner_batches: Any) -> None:
         )
 
 
-def check_one_pass(problem: BilevelProblem, hparams: Any, every: int, method: Implicit) -> WeightUpdate:
+def check_one_pass(
+    problem: BilevelProblem,
+    hparams: Any,
+    every: int,
+    method: Implicit | Unrolled,
+    *,
+    warm_start: bool = False,
+    guard: Guard | None = None,
+) -> WeightUpdate:
     """The problem's weight update, once it is checked that a tuner can be built; else InvalidInput, UnsupportedSpec."""
     update = require_weight_update("OnePass", problem.inner)
-    if not isinstance(method, Implicit):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(method, (Implicit, Unrolled)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UnsupportedSpec(
-            f"OnePass.method: got {method!r}, limit: Implicit. Remedy: pass Implicit(solver=Neumann(...))."
+            f"OnePass.method: got {method!r}, limit: Implicit or Unrolled. "
+            "Remedy: pass Implicit(solver=Neumann(...)), or Unrolled(num_steps=...)."
         )
-    if TRAITS.get(type(method.solver), Traits()).key:
+    if isinstance(method, Implicit) and TRAITS.get(type(method.solver), Traits()).key:
         raise UnsupportedSpec(
             f"OnePass.method: {type(method.solver).__name__} draws at random, limit: a solver without a key. "
             "Remedy: use Neumann(num_terms=5, step_size=1.0)."
         )
-    require_legal(update, method)
+    require_legal(update, method, warm_start=True if warm_start else None)
     check_every("OnePass", every)
+    if isinstance(method, Unrolled) and method.num_steps > every:
+        raise InvalidInput(
+            f"OnePass.method: num_steps={method.num_steps}, limit: every={every}, as the hyperparameters move between "
+            "two windows. Remedy: a shorter window, or a larger every."
+        )
     check_spaces("OnePass", hparams)
+    check_guard("OnePass", guard)
     return update
+
+
+def window_position(step: int, every: int, num_steps: int) -> int:
+    """How many steps of the window the step after `step` training steps comes after; negative before the window."""
+    return step % every - (every - num_steps)
+
+
+def check_guard(tuner: str, guard: Any) -> None:
+    """Raise InvalidInput unless it is a guard or None."""
+    if guard is not None and not isinstance(guard, Guard):
+        raise InvalidInput(f"{tuner}.guard: got {guard!r}, limit: a Guard or None. Remedy: pass Guard(max_norm=1e3).")
 
 
 def require_weight_update(tuner: str, inner: Any) -> WeightUpdate:
