@@ -104,7 +104,9 @@ from nestgrad._spaces import SpaceOps as SpaceOps
 from nestgrad._spaces import initial_values as initial_values
 from nestgrad._spaces import map_spaces as map_spaces
 from nestgrad._spaces import require_initial as require_initial
+from nestgrad._spaces import space_paths as space_paths
 from nestgrad._status import Status as Status
+from nestgrad._tuners import choosing as choosing
 from nestgrad._tuners._watch import Watch as Watch
 from nestgrad._tuners.baselines import FixedState as FixedState
 from nestgrad._tuners.baselines import RandomMultiplierState as RandomMultiplierState

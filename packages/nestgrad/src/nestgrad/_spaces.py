@@ -215,14 +215,21 @@ class Bounded(Space):
         return ops.log(share) - ops.log(1.0 - share)
 
 
+def space_paths(spaces: Any, values: Any) -> list[str]:
+    """For each leaf of values, in their order, the path of the space at or above it."""
+    there = list(tree.named_leaves(spaces))
+
+    def above(path: str) -> str:
+        return next(at for at in there if path == at or path.startswith(f"{at}/") or not at)
+
+    return [above(path) for path in tree.named_leaves(values)]
+
+
 def map_spaces(function: Callable[[Space, Any], Any], spaces: Any, values: Any) -> Any:
     """A tree like values, each leaf being function(the space at or above the leaf's path, leaf)."""
     named = tree.named_leaves(spaces)
-
-    def space_of(path: str) -> Space:
-        return next(space for at, space in named.items() if path == at or path.startswith(f"{at}/") or not at)
-
-    return tree.unflatten(values, [function(space_of(path), leaf) for path, leaf in tree.named_leaves(values).items()])
+    rows = zip(space_paths(spaces, values), tree.leaves(values), strict=True)
+    return tree.unflatten(values, [function(named[path], leaf) for path, leaf in rows])
 
 
 def initial_values(spaces: Any) -> Any:

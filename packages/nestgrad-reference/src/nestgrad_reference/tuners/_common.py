@@ -9,6 +9,7 @@ import autograd
 import numpy as np
 
 from nestgrad import (
+    Event,
     HyperGradient,
     Space,
     Stats,
@@ -22,7 +23,7 @@ from nestgrad import (
     require_initial,
     tree,
 )
-from nestgrad_reference._checks import scalar_loss
+from nestgrad_reference._checks import functional_optimizer, scalar_loss
 from nestgrad_reference._space_ops import OPS
 from nestgrad_reference._tree import Vector, as_hparams, flatten
 
@@ -66,18 +67,36 @@ def is_finite(found: HyperGradient) -> bool:
     return all(np.isfinite(leaf).all() for leaf in [*tree.leaves(found.total), found.outer_loss])
 
 
-def hyper_step(tuner: Any, found: HyperGradient, state: Any, after: Any, *, failing: Any, watch: Watch) -> None:
-    """The hyperparameters' move by the outer optimizer, written into `after`.
+def hyper_step(tuner: Any, found: HyperGradient, state: Any, after: Any, *, failing: Any, watch: Watch) -> Event:
+    """The hyperparameters' move by the outer optimizer, written into `after`; what the tuner's guard did.
 
-    Raises the error of `found`, of the spec `failing`, where the total is not finite and the tuner throws.
+    Without a guard, raises the error of `found`, of the spec `failing`, where the total is not finite and the tuner
+    throws.
     """
-    if tuner.throw and not found.status.ok and not is_finite(found):
-        raise error_for(found.status, failing, found.stats, where=f"training step {after['step']}")
-    watch.see(norm(found.total), step=after["step"])
-    steps, after["outer_opt_state"] = tuner.outer_optimizer.update(
-        found.total, state["outer_opt_state"], state["hparams"]
-    )
+    finite, scale, event = is_finite(found), 1.0, Event.NONE
+    if tuner.guard is None:
+        if tuner.throw and not found.status.ok and not finite:
+            raise error_for(found.status, failing, found.stats, where=f"training step {after['step']}")
+        watch.see(norm(found.total), step=after["step"])
+    else:
+        event, scale = tuner.guard.judge(norm(found.total), finite=finite)
+        after["events"] = counted(state["events"], event)
+    if event is Event.SKIPPED:
+        return event
+    total = tree.map(lambda leaf: leaf * scale, found.total)
+    steps, after["outer_opt_state"] = tuner.outer_optimizer.update(total, state["outer_opt_state"], state["hparams"])
     after["hparams"] = map_spaces(clip, tuner.spaces, tree.map(np.add, state["hparams"], steps))
+    return event
+
+
+def no_events() -> dict[str, int]:
+    """The counts of a guard that has seen nothing."""
+    return {"clipped": 0, "skipped": 0}
+
+
+def counted(events: dict[str, int], event: Event) -> dict[str, int]:
+    """The counts after one more event."""
+    return {name: count + (event.name.lower() == name) for name, count in events.items()}
 
 
 def norm(values: Any) -> float:
@@ -90,6 +109,14 @@ def loss_and_gradient(inner: WeightUpdate, params: Any, values: Any, batch: Any)
     w, restore = flatten(params)
     loss = scalar_loss(inner.loss, "inner loss")
     return autograd.value_and_grad(lambda x: loss(restore(x), values, batch))(w)  # pyright: ignore[reportCallIssue]
+
+
+def weight_step(inner: WeightUpdate, params: Any, opt_state: Any, values: Any, batch: Any) -> tuple[float, Any, Any]:
+    """(the loss before it, params and optimizer state after it) of one training step."""
+    _, restore = flatten(params)
+    loss, slopes = loss_and_gradient(inner, params, values, batch)
+    updates, opt_state = functional_optimizer(inner, values).update(restore(slopes), opt_state, params)
+    return loss, tree.map(np.add, params, updates), opt_state
 
 
 def require_outer_optimizer(tuner: str, optimizer: Any) -> None:

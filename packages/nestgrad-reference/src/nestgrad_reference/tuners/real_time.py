@@ -8,12 +8,15 @@ import numpy as np
 
 from nestgrad import (
     BilevelProblem,
+    Event,
+    Guard,
     HyperGradient,
     OnePassInfo,
     RealTimeState,
     Stats,
     Status,
     Watch,
+    check_guard,
     check_real_time,
     map_spaces,
 )
@@ -32,6 +35,7 @@ from nestgrad_reference.tuners._common import (
     initial_leaves,
     loss_and_gradient,
     natural_values,
+    no_events,
     norm,
     require_outer_optimizer,
 )
@@ -51,11 +55,13 @@ class RealTime:
         every: int,
         decay: float,
         outer_optimizer: Any,
+        guard: Guard | None = None,
         throw: bool = True,
     ) -> None:
         self.inner = check_real_time(problem, hparams, every, decay)
+        check_guard("RealTime", guard)
         self.problem, self.spaces, self.every, self.decay = problem, hparams, every, decay
-        self.outer_optimizer, self.throw = outer_optimizer, throw
+        self.outer_optimizer, self.guard, self.throw = outer_optimizer, guard, throw
         self._watch = Watch()
         require_outer_optimizer("RealTime", outer_optimizer)
 
@@ -65,7 +71,7 @@ class RealTime:
         initial, leaves = initial_leaves(self.spaces)
         opt_state = functional_optimizer(self.inner, initial).init(weights)
         size = Carried(weights, opt_state, whole=True).vector.size
-        return {
+        state: RealTimeState = {
             "params": weights,
             "opt_state": opt_state,
             "hparams": leaves,
@@ -74,6 +80,9 @@ class RealTime:
             "step": 0,
             "buffers": {},
         }
+        if self.guard is not None:
+            state["events"] = no_events()
+        return state
 
     def step(self, state: RealTimeState, inner_batch: Any, outer_batch: Any) -> tuple[RealTimeState, OnePassInfo]:
         """One training step, and a hyper step when `every` divides the count; the state passed in is not changed."""
@@ -90,7 +99,7 @@ class RealTime:
             "sensitivities": (self.decay * A @ state["sensitivities"].T + B).T,
             "step": state["step"] + 1,
         }
-        tuned, found = after["step"] % self.every == 0, idle(state["hparams"])
+        tuned, found, event = after["step"] % self.every == 0, idle(state["hparams"]), Event.NONE
         if tuned:
             require_connected(
                 self.problem,
@@ -101,9 +110,11 @@ class RealTime:
                 opt_state=state["opt_state"],
             )
             found = self._hypergradient(after, values, outer_batch, distance(before, reached))
-            hyper_step(self, found, state, after, failing=self, watch=self._watch)
+            event = hyper_step(self, found, state, after, failing=self, watch=self._watch)
         hparams = self.values(after)
-        return after, OnePassInfo(inner_loss=np.asarray(loss), tuned=tuned, hypergradient=found, hparams=hparams)
+        return after, OnePassInfo(
+            inner_loss=np.asarray(loss), tuned=tuned, hypergradient=found, hparams=hparams, event=event
+        )
 
     def values(self, state: RealTimeState) -> Any:
         """The hyperparameters' natural values, a tree shaped like hparams."""

@@ -35,6 +35,11 @@ def check_many_runs(tuner: Any, runs: int) -> None:
     if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInput(f"ManyRuns.runs: got {runs!r}, limit: an int of at least 1. Remedy: pass runs=64.")
     method = getattr(tuner, "method", None)
+    if name == "OnePass" and method is None:
+        raise UnsupportedSpec(
+            "ManyRuns: a tuner that chooses its own look-back, limit: one for all runs. "
+            "Remedy: pass every=10, method=Implicit(solver=Neumann(num_terms=5, step_size=1.0)) to OnePass."
+        )
     series = isinstance(method, Implicit) and isinstance(method.solver, (Neumann, Identity))
     if method is not None and not series and not isinstance(method, Unrolled):
         raise UnsupportedSpec(

@@ -13,6 +13,8 @@ With method=Unrolled(num_steps=K), K ≤ T, 1 to 3 are instead: total is `Unroll
 the weights and optimizer state that entered them, on their batches and the T-th step's outer batch; the state keeps
 these in `window` meanwhile. (Clarke et al. 2022 call K = 5, T = 10 "diff-through-opt".)
 
+With `every` or `method` left out, T, the look-back and the series' step size are found by measuring: see `choosing`.
+
 warm_start=True starts each solve, by a solver that takes one, from the last hyper step's adjoint. guard: see `Guard`.
 
 Weights, optimizer state and outer optimizer state carry on. `run` is `step` over a block of inner batches with one
@@ -43,9 +45,9 @@ class OnePassState(TypedDict):
     params and opt_state of the training run; hparams the unconstrained leaves; outer_opt_state; step, the number of
     training steps taken so far; buffers, the module's (torch only, empty elsewhere).
 
-    Only where the tuner needs them: adjoint, the last hyper step's (warm_start), zeros before the first; events, the
-    guard's counts {"clipped", "skipped"}; window, for Unrolled: {"params", "opt_state", "batches"} as they entered the
-    window's first step and since, or {} outside of it.
+    Only where the tuner needs them: adjoint, the last hyper step's (warm_start), zeros before the first; chosen, the
+    look-back and interval in force (no method given); events, the guard's counts {"clipped", "skipped"}; window, for
+    Unrolled: {"params", "opt_state", "batches"} as they entered the window's first step and since, or {} outside of it.
     """
 
     params: Any
@@ -55,6 +57,7 @@ class OnePassState(TypedDict):
     step: Any
     buffers: Any
     adjoint: NotRequired[Any]
+    chosen: NotRequired[Any]
     events: NotRequired[Any]
     window: NotRequired[Any]
 
@@ -102,15 +105,32 @@ def check_block(tuner: str, inner_batches: Any) -> None:
 def check_one_pass(
     problem: BilevelProblem,
     hparams: Any,
-    every: int,
-    method: Implicit | Unrolled,
+    every: int | None,
+    method: Implicit | Unrolled | None,
     *,
     warm_start: bool = False,
     guard: Guard | None = None,
 ) -> WeightUpdate:
     """The problem's weight update, once it is checked that a tuner can be built; else InvalidInput, UnsupportedSpec."""
     update = require_weight_update("OnePass", problem.inner)
-    if not isinstance(method, (Implicit, Unrolled)):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if every is not None:
+        check_every("OnePass", every)
+    _check_method(update, method, every, warm_start=warm_start)
+    check_spaces("OnePass", hparams)
+    check_guard("OnePass", guard)
+    return update
+
+
+def _check_method(update: WeightUpdate, method: Any, every: int | None, *, warm_start: bool) -> None:
+    """Raise unless OnePass can tune this weight update by the method; None is one to be chosen."""
+    if method is None:
+        if warm_start:
+            raise InvalidInput(
+                "OnePass.warm_start: True with no method, whose series takes none, limit: a solver with a tolerance. "
+                "Remedy: pass method=Implicit(solver=GMRES(...)), or leave warm_start out."
+            )
+        return
+    if not isinstance(method, (Implicit, Unrolled)):
         raise UnsupportedSpec(
             f"OnePass.method: got {method!r}, limit: Implicit or Unrolled. "
             "Remedy: pass Implicit(solver=Neumann(...)), or Unrolled(num_steps=...)."
@@ -121,15 +141,11 @@ def check_one_pass(
             "Remedy: use Neumann(num_terms=5, step_size=1.0)."
         )
     require_legal(update, method, warm_start=True if warm_start else None)
-    check_every("OnePass", every)
-    if isinstance(method, Unrolled) and method.num_steps > every:
+    if isinstance(method, Unrolled) and every is not None and method.num_steps > every:
         raise InvalidInput(
             f"OnePass.method: num_steps={method.num_steps}, limit: every={every}, as the hyperparameters move between "
             "two windows. Remedy: a shorter window, or a larger every."
         )
-    check_spaces("OnePass", hparams)
-    check_guard("OnePass", guard)
-    return update
 
 
 def window_position(step: int, every: int, num_steps: int) -> int:

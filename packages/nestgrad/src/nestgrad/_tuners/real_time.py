@@ -16,7 +16,7 @@ hyperparameter entries.
 from __future__ import annotations
 
 import math
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from nestgrad._errors import InvalidInput
 from nestgrad._problem import BilevelProblem, WeightUpdate
@@ -27,7 +27,7 @@ class RealTimeState(TypedDict):
     """A plain tree: all there is to know to go on with a run.
 
     As OnePassState, with `sensitivities`: an array (m, size of s), row j the derivative of s, flattened in order, in
-    the j-th hyperparameter entry's natural value.
+    the j-th hyperparameter entry's natural value; and events, where there is a guard.
     """
 
     params: Any
@@ -37,6 +37,7 @@ class RealTimeState(TypedDict):
     sensitivities: Any
     step: Any
     buffers: Any
+    events: NotRequired[Any]
 
 
 def check_real_time(problem: BilevelProblem, hparams: Any, every: int, decay: float) -> WeightUpdate:

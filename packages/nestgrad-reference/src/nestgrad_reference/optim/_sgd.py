@@ -1,0 +1,60 @@
+"""Stochastic gradient descent with momentum and coupled weight decay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nestgrad import InvalidInput, tree
+from nestgrad_reference._tree import spread
+from nestgrad_reference.optim._schedules import schedulable
+
+
+@dataclass(frozen=True, slots=True)
+class SGD:
+    """d = g + weight_decay · w;  v ← momentum · v + (1 - dampening) d;  update = -learning_rate ⊙ v.
+
+    On the first step v = d whatever the dampening; with nesterov the update is -learning_rate ⊙ (d + momentum · v).
+    The state is {"trace": v}, v zero at first, and beside it "count" where there is a dampening.
+    """
+
+    learning_rate: Any
+    momentum: Any = 0.0
+    weight_decay: Any = 0.0
+    dampening: Any = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nesterov and self._damped:
+            raise InvalidInput(
+                f"sgd: nesterov=True with dampening {self.dampening!r}, limit: 0. Remedy: leave dampening out."
+            )
+
+    def init(self, params: Any) -> Any:
+        """A zero trace."""
+        return {"trace": tree.map(np.zeros_like, params), **({"count": 0} if self._damped else {})}
+
+    def update(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        """(-learning_rate ⊙ v, new state)."""
+        settings = (self.learning_rate, self.momentum, self.weight_decay, self.dampening)
+        rate, momentum, decay, dampening = (spread(x, params) for x in settings)
+        slopes = tree.map(lambda g, w, xi: g + xi * w, grads, params, decay)
+        share = tree.map(lambda tau: 1.0 - tau if state.get("count") else 1.0, dampening)
+        trace = tree.map(lambda v, d, mu, s: mu * v + s * d, state["trace"], slopes, momentum, share)
+        moves = tree.map(lambda d, v, mu: d + mu * v, slopes, trace, momentum) if self.nesterov else trace
+        counted = {"count": state["count"] + 1} if self._damped else {}
+        return tree.map(lambda x, eta: -eta * x, moves, rate), {"trace": trace, **counted}
+
+    @property
+    def _damped(self) -> bool:
+        return not (isinstance(self.dampening, (int, float)) and self.dampening == 0)
+
+
+@schedulable
+def sgd(
+    learning_rate: Any, momentum: Any = 0.0, weight_decay: Any = 0.0, dampening: Any = 0.0, nesterov: bool = False
+) -> SGD:
+    """Functional SGD; see SGD for the formula."""
+    return SGD(learning_rate, momentum, weight_decay, dampening, nesterov)
