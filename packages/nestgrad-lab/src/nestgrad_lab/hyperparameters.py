@@ -33,16 +33,21 @@ POOR_START = {name: float(known.space.initial) for name, known in HYPERPARAMETER
 
 
 def spaces(values: Mapping[str, float]) -> dict[str, Space]:
-    """A space for each named initial value; raises OutOfSpace, or OptionError beyond the clip, naming the option."""
+    """A space for each named initial value; raises as require_start does, naming the option."""
     found: dict[str, Space] = {}
     for name, value in values.items():
         known = HYPERPARAMETERS[name]
-        known.space.require(value, known.option)
-        low, high = known.space.clip or (value, value)
-        if not low <= value <= high:
-            raise OptionError(
-                f"{known.option} {value:g}: beyond the range that tuning keeps it in, limit: {low:g} to {high:g}. "
-                "Remedy: start inside."
-            )
+        require_start(known.space, value, known.option)
         found[name] = known.space.starting_at(value)
     return found
+
+
+def require_start(space: Space, value: float, said: str) -> None:
+    """Raise OutOfSpace unless the value is in the space, OptionError beyond its clip; said: what the user calls it."""
+    space.require(value, said)
+    low, high = space.clip or (value, value)
+    if not low <= value <= high:
+        raise OptionError(
+            f"{said} {value:g}: beyond the range that tuning keeps it in, limit: {low:g} to {high:g}. "
+            "Remedy: start inside."
+        )

@@ -1,6 +1,7 @@
 """Training and tuning of the model in each framework, behind one interface."""
 
 from nestgrad_lab.engines.engine import ENGINES as ENGINES
+from nestgrad_lab.engines.engine import Carry as Carry
 from nestgrad_lab.engines.engine import Engine as Engine
 from nestgrad_lab.engines.engine import Plan as Plan
 from nestgrad_lab.engines.engine import Report as Report

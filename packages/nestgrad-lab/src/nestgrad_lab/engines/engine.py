@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol
+from typing import Literal, Protocol
 
 from nestgrad import Backend, Implicit, UnknownBackend, available_backends, get_backend
 from nestgrad_lab.batches import Segment
@@ -17,6 +17,8 @@ from nestgrad_lab.models import Weights
 
 ENGINES = ("torch", "jax")
 """The backends that the lab trains with, the default first."""
+Carry = Literal["weights", "weights_and_state"]
+"""What a hypergradient sees move, see nestgrad.WeightUpdate: the weights, or the optimizer's state as well."""
 PACKAGES = ("nestgrad", "nestgrad-lab", "nestgrad-torch", "nestgrad-jax", "torch", "jax", "optax", "numpy")
 
 
@@ -24,7 +26,7 @@ PACKAGES = ("nestgrad", "nestgrad-lab", "nestgrad-torch", "nestgrad-jax", "torch
 class Plan:
     """All that a framework needs to know besides data and weights.
 
-    tuned: initial values of the hyperparameters that move; fixed: values of those that do not.
+    tuned: initial values of the hyperparameters that move; fixed: values of those that do not. carry: WeightUpdate's.
     """
 
     task: Task
@@ -35,6 +37,7 @@ class Plan:
     outer_lr: float
     tuned: Mapping[str, float]
     fixed: Mapping[str, float] = field(default_factory=dict)
+    carry: Carry = "weights"
 
     @property
     def start(self) -> dict[str, float]:

@@ -116,8 +116,9 @@ def sgd(values: Any) -> optax.GradientTransformation:
 def tuner_for(loss: Any, plan: Plan, outer_optimizer: optax.GradientTransformation | None = None) -> ng.OnePass:
     """The one-pass tuner of the plan; its outer optimizer is Adam unless another is given."""
     fixed = plan.fixed
+    update = ng.WeightUpdate(loss, lambda hparams: sgd({**fixed, **hparams}), plan.carry)
     return ng.OnePass(
-        ng.BilevelProblem(ng.WeightUpdate(loss, lambda hparams: sgd({**fixed, **hparams})), outer_loss=loss),
+        ng.BilevelProblem(update, outer_loss=loss),
         hparams=spaces(plan.tuned),
         every=plan.every,
         method=plan.method,

@@ -132,7 +132,7 @@ def _tuner(loss: Any, plan: Plan) -> ng.OnePass:
         return ng.optim.sgd(values["learning_rate"], momentum=values["momentum"], weight_decay=values["weight_decay"])
 
     return ng.OnePass(
-        ng.BilevelProblem(ng.WeightUpdate(loss, optimizer), outer_loss=loss),
+        ng.BilevelProblem(ng.WeightUpdate(loss, optimizer, plan.carry), outer_loss=loss),
         hparams=spaces(plan.tuned),
         every=plan.every,
         method=plan.method,
