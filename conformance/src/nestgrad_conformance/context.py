@@ -29,6 +29,7 @@ REFERENCE = Harness(  # not nestgrad_reference.testing's, which imports this pac
     sgd=nestgrad_reference.optim.sgd,
     adam=nestgrad_reference.optim.adam,
     reversible=nestgrad_reference.optim.reversible_sgd,
+    optim=nestgrad_reference.optim,
 )
 
 

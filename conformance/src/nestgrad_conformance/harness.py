@@ -39,7 +39,8 @@ class Harness:
     differentiation. precision(dtype): a context in which that dtype exists. reversible(learning_rate, momentum): the
     optimizer for Unrolled(mode="reversible"). grad(function): the gradient of a scalar function of a tree. recomputed:
     units in the last place by which a recomputed unroll may differ from a stored one, where a compiler fuses the two
-    differently.
+    differently. optim: a namespace with sgd, adam, adamw, rmsprop, adagrad, lion, clipped, piecewise_constant and
+    cosine, of the signatures and formulas of nestgrad_reference.optim.
     """
 
     backend: Backend
@@ -54,6 +55,7 @@ class Harness:
     reversible: Callable[[Any, Any], Any] | None = None
     grad: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] | None = None
     recomputed: int = 0
+    optim: Any = None
 
 
 def load_harness(name: str, *, device: str | None = None) -> Harness:

@@ -7,6 +7,7 @@ from nestgrad_conformance.checks import forward as forward
 from nestgrad_conformance.checks import inner_problems as inner_problems
 from nestgrad_conformance.checks import invariance as invariance
 from nestgrad_conformance.checks import legality as legality
+from nestgrad_conformance.checks import many_runs as many_runs
 from nestgrad_conformance.checks import one_pass as one_pass
 from nestgrad_conformance.checks import one_pass_run as one_pass_run
 from nestgrad_conformance.checks import other_tuners as other_tuners
@@ -17,4 +18,6 @@ from nestgrad_conformance.checks import status as status
 from nestgrad_conformance.checks import structure as structure
 from nestgrad_conformance.checks import truncation as truncation
 from nestgrad_conformance.checks import trust as trust
+from nestgrad_conformance.checks import tuner_shapes as tuner_shapes
 from nestgrad_conformance.checks import unrolled as unrolled
+from nestgrad_conformance.checks import update_rules as update_rules

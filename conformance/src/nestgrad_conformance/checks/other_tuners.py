@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from nestgrad import BilevelProblem, Implicit, Log10, Logit, Neumann, Real, Status, Unrolled, WeightUpdate, tree
-from nestgrad_conformance.context import REFERENCE, Context
+from nestgrad_conformance.context import Context
 from nestgrad_conformance.draws import Draw
+from nestgrad_conformance.following import follow
 from nestgrad_conformance.harness import Harness
 from nestgrad_conformance.problems import Case, SGDFrom
 from nestgrad_conformance.problems.ridge import SquaredError
@@ -92,29 +93,7 @@ def descent_on_every_setting_equals_the_reference(ctx: Context, draw: Draw) -> N
     params = network_params(draw, 2, 2)
     leaves = {"lr": -1.0 + 0.2 * draw.normal(), "momentum": 0.3 * draw.normal(), "weight_decay": np.asarray(0.05)}
     batches = [(draw.normal(6, 2), draw.normal(6)) for _ in range(_STEPS)]
-    _follow(ctx, lambda c: _descent(c, "additive", 0.01, "network"), params, leaves, [(b,) for b in batches])
-
-
-def _follow(ctx: Context, make: Any, params: Any, leaves: Any, steps: list[tuple[Any, ...]]) -> None:
-    """Both backends from the same start: the same hyperparameters and weights at every step."""
-    oracle = Context(REFERENCE, "float64")
-    tuner, right = make(ctx), make(oracle)
-    state = {**tuner.init(ctx.arrays(params)), "hparams": ctx.arrays(leaves)}
-    other = {**right.init(ctx.seen(params)), "hparams": ctx.seen(leaves)}
-    limit = 1e-3 if ctx.dtype == "float32" else 1e-9
-    for batches in steps:
-        state, info = tuner.step(state, *(ctx.arrays(batch) for batch in batches))
-        other, expected = right.step(other, *(ctx.seen(batch) for batch in batches))
-        for what in ("hparams", "params"):
-            wanted = tree.map(np.asarray, other[what])
-            each = np.ones(sum(np.size(leaf) for leaf in tree.leaves(wanted)))
-            ctx.close(state[what], wanted, limit, what=what, scale=each)
-        size = np.concatenate([np.reshape(leaf, -1) for leaf in tree.leaves(expected.hypergradient.total)])
-        wanted = tree.map(np.asarray, expected.hypergradient.total)
-        ctx.close(
-            info.hypergradient.total, wanted, limit, what="total", scale=np.full(size.size, np.abs(size).max() + 0.1)
-        )
-        assert bool(info.tuned) == bool(expected.tuned), f"tuned {info.tuned}, expected {expected.tuned}"
+    follow(ctx, lambda c: _descent(c, "additive", 0.01, "network"), params, leaves, [(b,) for b in batches])
 
 
 @functools.cache
@@ -152,7 +131,7 @@ def real_time_tuning_equals_the_reference(ctx: Context, draw: Draw) -> None:
     """Sensitivities carried along a run whose hyperparameters move at every second step, with and without decay."""
     decay = draw.pick([1.0, 0.5, 0.0], "decay")
     steps = [((draw.normal(6, 2), draw.normal(6)), (draw.normal(4, 2), draw.normal(4))) for _ in range(_STEPS)]
-    _follow(ctx, lambda c: _real_time(c, decay, 2), network_params(draw, 2, 2), _leaves(draw), steps)
+    follow(ctx, lambda c: _real_time(c, decay, 2), network_params(draw, 2, 2), _leaves(draw), steps)
 
 
 @check("RealTime", "Unrolled", "WeightUpdate", "sgd", "adam")
@@ -218,7 +197,7 @@ def _carried(ctx: Context) -> Any:
 def one_pass_with_a_carried_state_equals_the_reference(ctx: Context, draw: Draw) -> None:
     """The series runs over weights and momentum buffer together, from the state that entered the step."""
     steps = [((draw.normal(6, 2), draw.normal(6)), (draw.normal(4, 2), draw.normal(4))) for _ in range(_STEPS)]
-    _follow(ctx, _carried, network_params(draw, 2, 2), _leaves(draw), steps)
+    follow(ctx, _carried, network_params(draw, 2, 2), _leaves(draw), steps)
 
 
 @check("OnePass", "WeightUpdate", "Implicit", "Neumann", "sgd", "adam", dtypes=("float64",))

@@ -23,4 +23,5 @@ harness = Harness(
     adam=nestgrad_reference.optim.adam,
     detach=getval,
     reversible=nestgrad_reference.optim.reversible_sgd,
+    optim=nestgrad_reference.optim,
 )

@@ -1,0 +1,53 @@
+"""A backend's tuner and the reference's, from the same start along the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nestgrad import tree
+from nestgrad_conformance.context import REFERENCE, Context
+
+
+def follow(
+    ctx: Context,
+    make: Callable[[Context], Any],
+    params: Any,
+    leaves: Any,
+    steps: Sequence[tuple[Any, ...]],
+    *,
+    beside: Any = None,
+    limit: float | None = None,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """Assert the same hyperparameters, weights, hypergradients and events at every step; the two states at the end.
+
+    make: the tuner in a context. leaves: unconstrained, in place of the spaces' own; beside: further entries of the
+    state. options: of the tuners' `init`. limit: relative, 1e-9 in float64 and 1e-3 in float32 unless given.
+    """
+    oracle = Context(REFERENCE, "float64")
+    tuner, right = make(ctx), make(oracle)
+    extra: Any = {} if beside is None else beside
+    state = {**tuner.init(ctx.arrays(params), **options), "hparams": ctx.arrays(leaves), **ctx.arrays(extra)}
+    other = {**right.init(ctx.seen(params), **options), "hparams": ctx.seen(leaves), **ctx.seen(extra)}
+    limit = limit or (1e-3 if ctx.dtype == "float32" else 1e-9)
+    for batches in steps:
+        state, info = tuner.step(state, *(ctx.arrays(batch) for batch in batches))
+        other, expected = right.step(other, *(ctx.seen(batch) for batch in batches))
+        for what in ("hparams", "params"):
+            wanted = tree.map(np.asarray, other[what])
+            each = np.ones(sum(np.size(leaf) for leaf in tree.leaves(wanted)))
+            ctx.close(state[what], wanted, limit, what=what, scale=each)
+        wanted = tree.map(np.asarray, expected.hypergradient.total)
+        size = np.concatenate([np.reshape(leaf, -1) for leaf in tree.leaves(wanted)])
+        largest = np.full(size.size, np.abs(size[np.isfinite(size)]).max(initial=0.0) + 0.1)
+        if np.isfinite(size).all():
+            ctx.close(info.hypergradient.total, wanted, limit, what="total", scale=largest)
+        else:
+            found = np.concatenate([np.reshape(leaf, -1) for leaf in tree.leaves(ctx.numpy(info.hypergradient.total))])
+            assert not np.isfinite(found).all(), f"total {found}, expected {size}"
+        assert bool(info.tuned) == bool(expected.tuned), f"tuned {info.tuned}, expected {expected.tuned}"
+        assert int(info.event) == int(expected.event), f"event {info.event!r}, expected {expected.event!r}"
+    return state, other
