@@ -2,6 +2,7 @@
 
 import json
 import os
+import tomllib
 
 import numpy as np
 import pytest
@@ -35,10 +36,17 @@ def results(lab, backend, *arguments):
     return columns, json.loads((lab.folder / out / "summary.json").read_text())
 
 
-@pytest.mark.parametrize("algorithm", ["WD+LR+M", "WD+LR", "Random"])
-def test_backends_agree_on_fifty_steps_of_every_start(small, algorithm):
+CARRIED = ("--carry", "weights_and_state", "--every", 7, "--lookback", 3)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [("--algorithm", "WD+LR+M"), ("--algorithm", "WD+LR"), ("--algorithm", "Random"), CARRIED],
+    ids=["WD+LR+M", "WD+LR", "Random", "carried"],
+)
+def test_backends_agree_on_fifty_steps_of_every_start(small, choice):
     pytest.importorskip("nestgrad_jax")
-    options = ("--algorithm", algorithm, "--starts", 3, "--steps", 50, "--dtype", "float64")
+    options = (*choice, "--starts", 3, "--steps", 50, "--dtype", "float64")
     torch, jax = (results(small, backend, *options)[0] for backend in ("torch", "jax"))
     for name, values in torch.items():
         np.testing.assert_allclose(jax[name], values, rtol=1e-9, err_msg=name)
@@ -53,6 +61,36 @@ def test_an_algorithm_moves_what_it_names_and_nothing_else(small, algorithm):
     assert summary["test_mse"]["median"] == pytest.approx(np.median(found["test_mse"]))
     assert summary["test_mse"]["mean"] == pytest.approx(np.mean(found["test_mse"]))
     assert (summary["finished"], summary["nan"], summary["state"]) == (2, 0, "finished")
+
+
+def test_interval_look_back_and_carried_state_change_the_numbers_and_are_recorded(small):
+    options, plain = ("--starts", 2, "--steps", 30, "--dtype", "float64"), {}
+    paper = {"every": 10, "lookback": 5, "carry": "weights"}
+    for name, other in [("every", 5), ("lookback", 3), ("carry", "weights_and_state"), (None, None)]:
+        columns, _ = results(small, "torch", *([f"--{name}", other] if name else []), *options)
+        newest = max(small.folder.iterdir(), key=lambda path: int(path.name.split("-")[1]))
+        tuning = tomllib.loads((newest / "config.toml").read_text())["tuning"]
+        assert {key: tuning[key] for key in paper} == {**paper, **({name: other} if name else {})}
+        plain[name] = columns["final_momentum"]
+    for name in paper:
+        assert (np.abs(plain[name] / plain[None] - 1.0) > 1e-6).all(), name
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--every", 0, "--every 0, limit: at least 1"),
+        ("--lookback", 0, "--lookback 0, limit: at least 1"),
+        ("--carry", "state", "limit: weights or weights_and_state"),
+        ("--steps", 9, "no hyper step is due before step 10"),
+    ],
+)
+def test_wrong_options_are_named(small, option, value, said):
+    before = small.contents()
+    result = small("clarke", "--data", "uci/small", option, value)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert small.contents() == before
 
 
 def test_nan_runs_are_counted_and_left_out(small, monkeypatch):

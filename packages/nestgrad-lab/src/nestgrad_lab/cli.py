@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -144,6 +144,11 @@ def clarke(
         str, typer.Option(help="WD+LR+M, WD+LR, Lorraine (WD alone) or Random (no tuning).")
     ] = "WD+LR+M",
     backend: Annotated[str | None, typer.Option(help="torch or jax; the first that is installed by default.")] = None,
+    every: Annotated[int, typer.Option(help="Training steps per hyper step.")] = 10,
+    lookback: Annotated[int, typer.Option(help="Terms of the Neumann series.")] = 5,
+    carry: Annotated[
+        str, typer.Option(help="weights (the paper's), or weights_and_state: the optimizer's memory counts as well.")
+    ] = "weights",
     starts: Annotated[int, typer.Option(help="Random starts; medians of 16 still vary by a factor of five.")] = 32,
     steps: Annotated[int, typer.Option(help="Training steps of each.")] = 4000,
     seed: Annotated[int, typer.Option(help="Of the starts and their weights.")] = 0,
@@ -157,6 +162,9 @@ def clarke(
     experiment = Experiment(
         data=data,
         algorithm=algorithm,
+        every=every,
+        lookback=lookback,
+        carry=cast("Any", carry),
         backend=backend,
         starts=starts,
         steps=steps,

@@ -15,7 +15,7 @@ from rich.console import Console
 from nestgrad import Implicit, Neumann
 from nestgrad_lab.clarke.starts import End, Start, draw_starts
 from nestgrad_lab.data import Dataset, load
-from nestgrad_lab.engines import Plan, backend_named
+from nestgrad_lab.engines import CARRIES, Carry, Plan, backend_named
 from nestgrad_lab.engines.engine import versions
 from nestgrad_lab.errors import OptionError
 from nestgrad_lab.models import test_score, validation_loss
@@ -43,6 +43,9 @@ class Experiment:
 
     data: str = "uci/energy"
     algorithm: str = "WD+LR+M"
+    every: int = EVERY
+    lookback: int = LOOKBACK
+    carry: Carry = "weights"
     backend: str | None = None
     starts: int = 32
     steps: int = 4000
@@ -55,6 +58,8 @@ class Experiment:
         for option, value, least in [
             ("--starts", self.starts, 1),
             ("--steps", self.steps, 1),
+            ("--every", self.every, 1),
+            ("--lookback", self.lookback, 1),
             ("--seed", self.seed, 0),
         ]:
             require_at_least(option, value, least)
@@ -62,6 +67,13 @@ class Experiment:
             raise OptionError(
                 f"--algorithm {self.algorithm!r}, limit: {', '.join(ALGORITHMS)}. Remedy: name one of these."
             )
+        if ALGORITHMS[self.algorithm] and self.steps < self.every:
+            raise OptionError(
+                f"--steps {self.steps}: no hyper step is due before step {self.every}, limit: at least --every. "
+                f"Remedy: pass --steps {self.every} or more, or a smaller --every."
+            )
+        if self.carry not in CARRIES:
+            raise OptionError(f"--carry {self.carry!r}, limit: {' or '.join(CARRIES)}. Remedy: name one of these.")
         if self.dtype not in DTYPES:
             raise OptionError(f"--dtype {self.dtype!r}, limit: {' or '.join(DTYPES)}. Remedy: name one of these.")
         if not self.data.startswith("uci/"):
@@ -128,11 +140,12 @@ def _plan(experiment: Experiment, start: Start) -> Plan:
         task="regression",
         dtype=experiment.dtype,
         device=experiment.device,
-        every=EVERY,
-        method=Implicit(solver=Neumann(num_terms=LOOKBACK, step_size=1.0)),
+        every=experiment.every,
+        method=Implicit(solver=Neumann(num_terms=experiment.lookback, step_size=1.0)),
         outer_lr=OUTER_LR,
         tuned={name: value for name, value in start.values.items() if name in tuned},
         fixed={name: value for name, value in start.values.items() if name not in tuned},
+        carry=experiment.carry,
     )
 
 
@@ -181,14 +194,16 @@ def _summary(
 
 
 def _config(experiment: Experiment, backend: str, data: Dataset) -> dict[str, Any]:
-    options = {name: value for name, value in asdict(experiment).items() if name not in {"out", "backend"}}
+    elsewhere = {"out", "backend", "every", "lookback", "carry"}
+    options = {name: value for name, value in asdict(experiment).items() if name not in elsewhere}
     return {
         "experiment": {**options, "backend": backend},
         "data": {"sha256": data.sha256},
         "tuning": {
             "tuned": list(ALGORITHMS[experiment.algorithm]),
-            "every": EVERY,
-            "lookback": LOOKBACK,
+            "every": experiment.every,
+            "lookback": experiment.lookback,
+            "carry": experiment.carry,
             "hidden": HIDDEN,
             "outer_optimizer": {"name": "adam", "learning_rate": OUTER_LR},
         },

@@ -1,5 +1,6 @@
 """Training and tuning of the model in each framework, behind one interface."""
 
+from nestgrad_lab.engines.engine import CARRIES as CARRIES
 from nestgrad_lab.engines.engine import ENGINES as ENGINES
 from nestgrad_lab.engines.engine import Carry as Carry
 from nestgrad_lab.engines.engine import Engine as Engine

@@ -18,6 +18,7 @@ from nestgrad_lab.models import Weights
 ENGINES = ("torch", "jax")
 """The backends that the lab trains with, the default first."""
 Carry = Literal["weights", "weights_and_state"]
+CARRIES: tuple[Carry, ...] = ("weights", "weights_and_state")
 """What a hypergradient sees move, see nestgrad.WeightUpdate: the weights, or the optimizer's state as well."""
 PACKAGES = ("nestgrad", "nestgrad-lab", "nestgrad-torch", "nestgrad-jax", "torch", "jax", "optax", "numpy")
 

@@ -13,14 +13,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nestgrad_lab.data.dataset import Array, Task
-from nestgrad_lab.engines import Carry
+from nestgrad_lab.engines import CARRIES, Carry
 from nestgrad_lab.errors import DataError, OptionError
 from nestgrad_lab.estimators.rows import Scale, split
 from nestgrad_lab.estimators.training import Options, train
 from nestgrad_lab.hyperparameters import HYPERPARAMETERS, require_start
 from nestgrad_lab.models import predict
 
-CARRIES = ("weights", "weights_and_state")
 COUNTS = ("hidden", "max_iter", "every", "lookback")
 
 
