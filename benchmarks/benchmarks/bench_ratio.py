@@ -1,35 +1,28 @@
-"""Paired ratios: an operation in plain training steps of the same framework, and over the best hand-written code.
-
-NESTGRAD_BENCH_ROUNDS (15), NESTGRAD_BENCH_PROBLEMS (P1) and NESTGRAD_BENCH_COMPILED (0; 1 also compiles in torch, which
-takes minutes) say how much is measured.
-"""
+"""Paired ratios: an operation in plain training steps of the same framework, and over the best hand-written code."""
 
 from __future__ import annotations
 
-import os
-
+from benchmarks.amount import COMPILED, PROBLEMS, ROUNDS, some
 from benchmarks.frameworks import BACKENDS
 from benchmarks.operations import OPERATIONS
 from benchmarks.ratios import cell
 
-ROUNDS = int(os.environ.get("NESTGRAD_BENCH_ROUNDS", "15"))
-PROBLEMS = tuple(os.environ.get("NESTGRAD_BENCH_PROBLEMS", "P1").split(","))
-COMPILED = os.environ.get("NESTGRAD_BENCH_COMPILED", "0") == "1"
+LETTERS = some(tuple(OPERATIONS), "a", "d")
 Found = dict[tuple[str, str, str], tuple[float, float]]
 
 
 class Operation:
     """a: Neumann, 5 products; b: CG, 10 steps; c: reverse unroll, 10 steps; d: 10 momentum steps with one-pass."""
 
-    params = (BACKENDS, tuple(OPERATIONS), PROBLEMS)
+    params = (BACKENDS, LETTERS, PROBLEMS)
     param_names = ("backend", "operation", "problem")
 
     def setup_cache(self) -> Found:
         """Measured once, for both numbers: (ours, the best floor), in training steps."""
         found: Found = {}
         for backend in BACKENDS:
-            for letter, operation in OPERATIONS.items():
-                for name in (name for name in PROBLEMS if name in operation.cells):
+            for letter in LETTERS:
+                for name in (name for name in PROBLEMS if name in OPERATIONS[letter].cells):
                     try:
                         measured = cell(backend, letter, name, compiled=COMPILED, count=ROUNDS)
                     except NotImplementedError:

@@ -25,7 +25,11 @@ CANDIDATES: tuple[str, ...] = ("eager", "traced", "inductor", "inductor, all in 
 """As it stands; the trace replayed operation by operation; the trace compiled by torch._inductor, its kernels called
 from Python; and, where that is so short that those calls matter, from C++."""
 
-_KEPT, _ROUNDS, _BUDGET, _RENEWALS, _SHORT = 64, 15, 0.5, 3, 5e-3
+_KEPT, _RENEWALS, _SHORT = 64, 3, 5e-3
+
+_ROUNDS, _LEAST_ROUNDS, _BUDGET, _READING, _MOST_CALLS = 15, 3, 1.0, 4e-3, 20
+"""Measuring ends after so many rounds, or past the budget in seconds once the least number is done; a reading lasts
+about _READING seconds, so that one interruption, or a cache that another form has filled, is a small part of it."""
 
 Form = Callable[..., list[Tensor]]
 """Tensors in, tensors out."""
@@ -208,24 +212,42 @@ def _limit(expected: list[Tensor]) -> float:
 
 
 def _measured(forms: dict[str, Form], leaves: list[Tensor]) -> dict[str, float]:
-    """The least wall time of each form on these leaves, taken in turns."""
-    least = dict.fromkeys(forms, float("inf"))
+    """The least seconds a call of each form on these leaves; readings in turns, in an order that turns as well."""
     if len(forms) == 1:
         return dict.fromkeys(forms, 0.0)
+    clock, names = _clock(leaves), list(forms)
+    least = dict.fromkeys(forms, float("inf"))
     with _own_draws(leaves), torch.no_grad():
-        for form in forms.values():
-            form(*leaves)
+        calls = {name: _calls_a_reading(forms[name], leaves, clock) for name in names}
         began = time.perf_counter()
         for round_ in range(_ROUNDS):
-            for name, form in forms.items():
-                _wait(leaves)
-                start = time.perf_counter()
-                form(*leaves)
-                _wait(leaves)
-                least[name] = min(least[name], time.perf_counter() - start)
-            if round_ > 1 and time.perf_counter() - began > _BUDGET:
+            for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
+                least[name] = min(least[name], _reading(forms[name], leaves, clock, calls[name]))
+            if round_ >= _LEAST_ROUNDS - 1 and time.perf_counter() - began > _BUDGET:
                 break
     return least
+
+
+def _clock(leaves: list[Tensor]) -> Callable[[], float]:
+    """Processor time where this thread does all the work, so that other load does not choose; else time passed."""
+    on_this_thread = torch.get_num_threads() == 1 and all(leaf.device.type == "cpu" for leaf in leaves)
+    return time.thread_time if on_this_thread else time.perf_counter
+
+
+def _calls_a_reading(form: Form, leaves: list[Tensor], clock: Callable[[], float]) -> int:
+    """So many that a reading lasts _READING; the form has been called twice then."""
+    form(*leaves)
+    taken = _reading(form, leaves, clock, 1)
+    return max(1, min(_MOST_CALLS, round(_READING / max(taken, 1e-6))))
+
+
+def _reading(form: Form, leaves: list[Tensor], clock: Callable[[], float], calls: int) -> float:
+    _wait(leaves)
+    start = clock()
+    for _ in range(calls):
+        form(*leaves)
+    _wait(leaves)
+    return (clock() - start) / calls
 
 
 def _wait(leaves: list[Tensor]) -> None:

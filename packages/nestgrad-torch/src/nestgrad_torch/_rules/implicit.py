@@ -228,10 +228,7 @@ def _scaled_solve(
 
     Such a division is exact, and keeps every square from under- or overflowing.
     """
-    largest = vector_norm(rhs, math.inf)
-    mantissa, _ = torch.frexp(largest)
-    some = (largest > 0.0) & largest.isfinite()
-    scale = torch.where(some, largest / (2.0 * mantissa), 1.0)  # at most the largest entry, so finite itself
+    scale = _power_of_two(vector_norm(rhs, math.inf))
     unit = rhs / scale
     given = system(
         rhs=unit,
@@ -242,6 +239,17 @@ def _scaled_solve(
         shape=extras.adjoint,
     )
     return SOLVERS(spec.solver, given), vector_norm(unit), scale
+
+
+def _power_of_two(size: Tensor) -> Tensor:
+    """The largest power of two up to size, and at least the smallest normal number; 1 where size is 0 or not finite.
+
+    By its bits: a compiled program takes this again for every few entries that it divides, and a frexp there costs more
+    than the rest.
+    """
+    bits, exponent = (torch.int32, 0x7F800000) if size.dtype == torch.float32 else (torch.int64, 0x7FF0000000000000)
+    power = (size.view(bits) & exponent).view(size.dtype).clamp(min=torch.finfo(size.dtype).tiny)
+    return torch.where((size > 0.0) & size.isfinite(), power, 1.0)
 
 
 _Reader = Callable[[list[float], float], tuple[Status, Stats]]
