@@ -23,18 +23,27 @@ class Bug:
 
 
 RULE, SERIES, CG_FORMULA = "_rules/implicit.py", "_solvers/neumann.py", "_solvers/cg.py"
-TUNER, DERIVATIVES, SPACES, OPTIM = "tuners/one_pass.py", "_derivatives.py", "_space_ops.py", "optim.py"
+TUNER, DERIVATIVES, SPACES, OPTIM = "tuners/one_pass.py", "_derivatives.py", "_space_ops.py", "optim/_sgd.py"
 
 DEFINITION = "neumann_equals_its_definition"
 UPDATES = "neumann_on_weight_updates_equals_its_definition"
 HYPER_STEP = "hyper_step_equals_closed_form"
 TOTAL = "total=restore(direct + indirect)"
 LINEARIZED = 'linearize(self._update, state["params"], values, inner_batch, state["opt_state"])'
-OUTER = "outer = outer_gradients(self.problem.outer_loss, moved, values, outer_batch)"
+OUTER = 'outer_gradients(self.problem.outer_loss, after["params"], values, outer_batch)'
 INDIRECT = "indirect = -scale * (point.mixed.T @ solve.solution)"
 SHAPED = "[part for part in __import__('nestgrad').tree.leaves(flatten(hparams)[1](np.arange(direct.size)))]"
-TRACE = "mu * v + g + xi * w"
+DECAYED = "g + xi * w"
+MOVED = 'trace = tree.map(lambda v, d, mu, s: mu * v + s * d, state["trace"], slopes, momentum, share)'
+FLAT = "__import__('nestgrad_reference')._tree.flatten"
 CONSTANT = "__import__('autograd').tracer.getval"
+BASELINES, IN_THE_STATE = "tuners/baselines.py", "all_that_a_run_needs_is_in_its_state"
+STEPPED = (
+    'loss, params, opt_state = weight_step(self._update, state["params"], state["opt_state"], values, inner_batch)'
+)
+OUTER_STEP = (
+    'steps, after["outer_opt_state"] = tuner.outer_optimizer.update(total, state["outer_opt_state"], state["hparams"])'
+)
 SLOPES = "slopes = map_spaces(slope, self.spaces, values)"
 GRADIENT = "return autograd.grad(lambda x: loss(shape_params(x), h, batch))(w)"
 GAUSS_NEWTON = f"""if not hasattr(inner.loss, "residuals"):
@@ -72,28 +81,35 @@ BUGS = [
         "Jacobian at the wrong weights",
         TUNER,
         LINEARIZED,
-        LINEARIZED.replace('state["params"]', "moved"),
+        LINEARIZED.replace('state["params"]', 'after["params"]'),
         HYPER_STEP,
     ),
-    Bug(8, "validation gradient at old weights", TUNER, OUTER, OUTER.replace("moved", 'state["params"]'), HYPER_STEP),
+    Bug(8, "validation gradient at old weights", TUNER, OUTER, OUTER.replace("after", "state"), HYPER_STEP),
     Bug(
         9,
         "weight decay added to the validation gradient",
         TUNER,
         OUTER,
-        OUTER + '\n        outer = (outer[0], outer[1] + values["weight_decay"] * flatten(moved)[0], outer[2])',
+        f'(lambda v, w: (v[0], v[1] + values["weight_decay"] * w, v[2]))({OUTER}, ' + FLAT + '(after["params"])[0])',
         HYPER_STEP,
     ),
-    Bug(10, "weight decay missing from the Jacobian", OPTIM, TRACE, f"mu * v + g + xi * {CONSTANT}(w)", UPDATES),
+    Bug(10, "weight decay missing from the Jacobian", OPTIM, DECAYED, f"g + xi * {CONSTANT}(w)", UPDATES),
     Bug(11, "Gauss-Newton instead of the Hessian", DERIVATIVES, GRADIENT, GAUSS_NEWTON, UPDATES),
     Bug(12, "momentum buffer ignored", TUNER, LINEARIZED, LINEARIZED.replace('state["opt_state"]', "None"), HYPER_STEP),
-    Bug(13, "momentum in the Jacobian", OPTIM, TRACE, f"mu * (v + w - {CONSTANT}(w)) + g + xi * w", UPDATES),
+    Bug(
+        13,
+        "momentum in the Jacobian",
+        OPTIM,
+        MOVED,
+        MOVED.replace("mu, s: mu * v", f"mu, s, w: mu * (v + w - {CONSTANT}(w))").replace("share)", "share, params)"),
+        UPDATES,
+    ),
     Bug(
         14,
         "momentum derivative by the new buffer",
         TUNER,
         LINEARIZED,
-        LINEARIZED.replace('state["opt_state"]', "opt_state"),
+        LINEARIZED.replace('state["opt_state"]', 'after["opt_state"]'),
         HYPER_STEP,
     ),
     Bug(
@@ -238,5 +254,59 @@ BUGS = [
         "return Status.MAX_STEPS_REACHED if",
         "return Status.CONVERGED if",
         "unconverged_solve_is_named",
+    ),
+    Bug(
+        36,
+        "random number reused",
+        BASELINES,
+        "draw = np.random.default_rng(key).uniform",
+        "draw = lambda low, high: np.random.default_rng(key).uniform(low, high)",
+        "factors_are_drawn_once_by_their_key",
+    ),
+    Bug(
+        39,
+        "seed ignored",
+        BASELINES,
+        "np.random.default_rng(key)",
+        "np.random.default_rng(0)",
+        "factors_are_drawn_once_by_their_key",
+    ),
+    Bug(
+        40,
+        "momentum kept outside of the state",
+        TUNER,
+        STEPPED,
+        "self.__dict__.setdefault('kept', []).append(None)\n        "
+        + STEPPED.replace(
+            'state["opt_state"]', "self.kept[-2] or state['opt_state'] if len(self.kept) > 1 else state['opt_state']"
+        )
+        + "\n        self.kept[-1] = opt_state",
+        IN_THE_STATE,
+    ),
+    Bug(
+        42,
+        "outer optimizer's state kept outside of the state",
+        "tuners/_common.py",
+        OUTER_STEP,
+        "entering = tuner.__dict__.get('kept', tuner.outer_optimizer.init(state['hparams']))\n    "
+        + OUTER_STEP.replace('state["outer_opt_state"]', "entering")
+        + "\n    tuner.kept = after['outer_opt_state']",
+        IN_THE_STATE,
+    ),
+    Bug(
+        43,
+        "phase within the interval kept outside of the state",
+        TUNER,
+        'return (state["step"] + 1) % cast',
+        "self.taken = self.__dict__.get('taken', 0) + 1\n        return self.taken % cast",
+        IN_THE_STATE,
+    ),
+    Bug(
+        49,
+        "hyperparameters clipped before their step",
+        "tuners/_common.py",
+        'map_spaces(clip, tuner.spaces, tree.map(np.add, state["hparams"], steps))',
+        'tree.map(np.add, map_spaces(clip, tuner.spaces, state["hparams"]), steps)',
+        "leaves_are_clipped_after_the_step",
     ),
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from planted import Bug
+from planted import CONSTANT, Bug
 
-RULES, SOLVERS, TUNERS = "_rules/", "_solvers/", "tuners/"
+RULES, SOLVERS, TUNERS, OPTIM = "_rules/", "_solvers/", "tuners/", "optim/"
+RUN, CHOSEN = "every_update_rule_equals_the_reference_along_a_run", "numbers_found_by_measuring_equal_the_reference"
 UNROLLED = "unrolling_equals_its_definition"
 WARM = "warm_starts_change_the_steps_and_not_the_answer"
 PRECONDITIONED = "preconditioned_series_equal_their_definition"
@@ -165,8 +166,73 @@ _LINES: list[tuple[str, str, str, str, str]] = [
      "one_pass_with_a_carried_state_takes_the_series_on_both"),
     ("block of its first batch alone", TUNERS + "one_pass.py", "for batch in inner_batches:",
      "for batch in [inner_batches[0]] * len(inner_batches):", "a_run_equals_its_steps"),
-    ("block that tells of its last hyper step alone", TUNERS + "one_pass.py", "found += [info.hypergradient] if",
-     "found = [info.hypergradient] if", "a_run_equals_its_steps"),
+    ("block that tells of its last hyper step alone", TUNERS + "one_pass.py", "tuned = [info for info in infos if",
+     "tuned = [info for info in infos[-1:] if", "a_run_equals_its_steps"),
+    ("Adam without its bias corrections", OPTIM + "_adam.py", "m / (1 - b**t)", "m", RUN),
+    ("Adam's count one behind", OPTIM + "_adam.py", 't = state["count"] + 1', 't = state["count"] + 2', RUN),
+    ("decoupled decay in the gradient", OPTIM + "_adam.py", "slopes = grads if self.decoupled else",
+     "slopes = grads if False else", RUN),
+    ("a root with an infinite derivative at zero", "_tree.py",
+     "return xp.where(positive, xp.sqrt(xp.where(positive, x, 1.0)), 0.0)",
+     "return xp.sqrt(xp.where(positive, x, x + 0.0))", "an_absent_feature_changes_no_hypergradient"),
+    ("RMSprop with eps under its root", OPTIM + "_rmsprop.py", "d / (root(x) + e)", "d / root(x + e)", RUN),
+    ("RMSprop not centered", OPTIM + "_rmsprop.py", "v - m**2, v, mean) if self.centered",
+     "v - m**2, v, mean) if False", RUN),
+    ("Adagrad's rate one step ahead", OPTIM + "_adagrad.py", '1.0 + state["count"] * k',
+     '1.0 + (state["count"] + 1) * k', RUN),
+    ("Adagrad's sum held constant", OPTIM + "_adagrad.py", "lambda s, d: s + d**2",
+     f"lambda s, d: s + {CONSTANT}(d)**2", RUN),
+    ("Lion's sign of the new moment", OPTIM + "_lion.py", "signs, params, rate", "tree.map(xp.sign, m), params, rate",
+     RUN),
+    ("dampening of the first step", OPTIM + "_sgd.py", '1.0 - tau if state.get("count") else 1.0', "1.0 - tau", RUN),
+    ("Nesterov's momentum left out", OPTIM + "_sgd.py", "momentum) if self.nesterov else trace",
+     "momentum) if False else trace", RUN),
+    ("clipping held constant", OPTIM + "_clipped.py", "(norm + 1e-6)", f"({CONSTANT}(norm) + 1e-6)", RUN),
+    ("clipping by each param's own norm", OPTIM + "_clipped.py", "for g in tree.leaves(grads)))",
+     "for g in tree.leaves(grads)[:1]))", RUN),
+    ("schedule one step ahead", OPTIM + "_schedules.py", 'self.schedule(state["count"])',
+     'self.schedule(state["count"] + 1)', RUN),
+    ("boundary on the wrong side", OPTIM + "_schedules.py", 'side="right"', 'side="left"', RUN),
+    ("cosine that rises", OPTIM + "_schedules.py", "1.0 + xp.cos", "1.0 - xp.cos", RUN),
+    ("window from the weights it ends at", TUNERS + "one_pass.py", 'window["params"]', 'after["params"]',
+     "a_window_is_the_unrolled_derivative_of_its_steps"),
+    ("window without its momentum", TUNERS + "one_pass.py", 'opt_state=window["opt_state"]', "opt_state=None",
+     "a_window_is_the_unrolled_derivative_of_its_steps"),
+    ("window of one batch", TUNERS + "one_pass.py", '(*window["batches"], inner_batch)',
+     '(*window["batches"], window["batches"][0])',
+     "a_window_is_the_unrolled_derivative_of_its_steps"),
+    ("run that begins where the last one ended", TUNERS + "full_horizon.py", '"params": state["initial"]',
+     '"params": state["params"]',
+     "every_whole_run_begins_at_the_same_weights"),
+    ("run with the momentum of the last one", TUNERS + "full_horizon.py", "if not self.stale_state",
+     "if self.stale_state",
+     "full_horizon_tuning_equals_the_reference"),
+    ("factor twice", TUNERS + "baselines.py", "value * factors[path]", "value * factors[path] ** 2",
+     "multiplied_hyperparameters_equal_the_reference"),
+    ("one factor for all", TUNERS + "baselines.py", "np.asarray(draw(self.low, self.high))",
+     "np.asarray(np.random.default_rng(key).uniform(self.low, self.high))", "factors_are_drawn_once_by_their_key"),
+    ("guard that follows what is not finite", "tuners/_common.py", "if event is Event.SKIPPED:",
+     "if event is Event.CLIPPED:",
+     "a_guard_rolls_a_nonfinite_hyper_step_back"),
+    ("guard that clips nothing", "tuners/_common.py", "leaf * scale", "leaf", "guarded_tuning_equals_the_reference"),
+    ("guard that forgets its counts", "tuners/_common.py", 'counted(state["events"], event)',
+     "counted(no_events(), event)",
+     "guarded_tuning_equals_the_reference"),
+    ("adjoint not kept", TUNERS + "one_pass.py", 'after["adjoint"] = found.adjoint',
+     'after["adjoint"] = state.get("adjoint")',
+     "warm_started_tuning_equals_the_reference"),
+    ("look-back measured against itself", TUNERS + "one_pass.py", "now=self._cosines(now, far)",
+     "now=self._cosines(now, below)",
+     CHOSEN),
+    ("probe at every hyper step", TUNERS + "one_pass.py", 'if chosen["until_probe"]:',
+     'if chosen["until_probe"] > 99:', CHOSEN),
+    ("runs that start alike", TUNERS + "many_runs.py", "self.tuner.init(_taken(weights, r)",
+     "self.tuner.init(_taken(weights, 0)",
+     "many_runs_equal_single_runs"),
+    ("runs on the first one's batches", TUNERS + "many_runs.py", "else _taken(batch, r)", "else _taken(batch, 0)",
+     "many_runs_equal_single_runs"),
+    ("runs that share a hyperparameter", TUNERS + "many_runs.py", "_stacked([after for after, _ in pairs])",
+     "_stacked([{**after, 'hparams': pairs[0][0]['hparams']} for after, _ in pairs])", "many_runs_equal_single_runs"),
 ]  # fmt: skip
 
 BUGS = [Bug(51 + k, *line) for k, line in enumerate(_LINES)]

@@ -42,7 +42,7 @@ def planted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]
         module = importlib.import_module(name)
         rules = module.optim
         yield dataclasses.replace(
-            whole, backend=module, sgd=rules.sgd, adam=rules.adam, reversible=rules.reversible_sgd
+            whole, backend=module, sgd=rules.sgd, adam=rules.adam, reversible=rules.reversible_sgd, optim=rules
         )
     finally:
         sys.path.remove(str(tmp_path))

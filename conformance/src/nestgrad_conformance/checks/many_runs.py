@@ -133,7 +133,7 @@ def many_runs_equal_single_runs(ctx: Context, draw: Draw) -> None:
             assert bool(info.tuned) == bool(seen.tuned), f"tuned {info.tuned}, expected {seen.tuned}"
 
 
-@check(*_NEEDS, "Neumann")
+@check(*_NEEDS, "Neumann", slow=True)
 def a_nan_stays_in_its_run(ctx: Context, draw: Draw) -> None:
     """With a NaN among the second run's weights, the others keep their bits, and its status alone says NONFINITE."""
     params, values, steps = _drawn(draw)
@@ -156,7 +156,7 @@ def a_nan_stays_in_its_run(ctx: Context, draw: Draw) -> None:
     assert 9 not in {statuses[0], statuses[2]}, f"statuses {statuses}, expected NONFINITE (9) in run 1 alone"
 
 
-@check(*_NEEDS, "Neumann")
+@check(*_NEEDS, "Neumann", slow=True)
 def a_block_of_many_runs_equals_its_steps(ctx: Context, draw: Draw) -> None:
     """`run` over four batches ends where four steps with one outer batch do; its losses are (steps, runs)."""
     params, values, steps = _drawn(draw)

@@ -92,7 +92,7 @@ def _followed(ctx: Context, draw: Draw, kind: str, count: int = 6) -> tuple[Any,
     return follow(ctx, made, network_params(draw, 2, 2), _leaves(draw), _steps(draw, count))
 
 
-@check("OnePass", "Unrolled", *_NEEDS)
+@check("OnePass", "Unrolled", *_NEEDS, slow=True)
 def one_pass_along_a_window_equals_the_reference(ctx: Context, draw: Draw) -> None:
     """Hypergradients through the last 2 of every 3 steps, or through all of every 2, on their own batches."""
     _followed(ctx, draw, draw.pick(["window", "window of all"], "kind"))
@@ -162,7 +162,7 @@ def a_window_longer_than_its_interval_is_refused(ctx: Context, draw: Draw) -> No
         )
 
 
-@check("FullHorizon", "Unrolled", *_NEEDS)
+@check("FullHorizon", "Unrolled", *_NEEDS, slow=True)
 def full_horizon_tuning_equals_the_reference(ctx: Context, draw: Draw) -> None:
     """Three runs of two steps from the same weights, the optimizer's state begun anew or kept."""
     _followed(ctx, draw, draw.pick(["whole runs", "whole runs, stale"], "kind"))
@@ -234,7 +234,7 @@ def factors_are_drawn_once_by_their_key(ctx: Context, draw: Draw) -> None:
     assert len({float(factor) for factor in first.values()}) == len(first), f"factors are alike: {first}"
 
 
-@check("OnePass", "Neumann", *_NEEDS)
+@check("OnePass", "Neumann", *_NEEDS, slow=True)
 def guarded_tuning_equals_the_reference(ctx: Context, draw: Draw) -> None:
     """Hypergradients clipped to a norm, or skipped beyond it, along six hyper steps; their events are counted."""
     state, other = _followed(ctx, draw, draw.pick(["clipped", "skipped"], "kind"))
@@ -243,7 +243,7 @@ def guarded_tuning_equals_the_reference(ctx: Context, draw: Draw) -> None:
     assert sum(right.values()) <= 6, f"{right} in 6 hyper steps"
 
 
-@check("RealTime", *_NEEDS)
+@check("RealTime", *_NEEDS, slow=True)
 def guarded_forward_tuning_equals_the_reference(ctx: Context, draw: Draw) -> None:
     """The same guard in real-time forward mode."""
     state, other = _followed(ctx, draw, "guarded forward", 4)
@@ -283,7 +283,7 @@ def _numbers(ctx: Context, values: Any) -> list[np.ndarray]:
     return [] if values is None else [np.asarray(ctx.harness.to_numpy(values) if hasattr(values, "dtype") else values)]
 
 
-@check("OnePass", "GMRES", *_NEEDS, dtypes=("float64",))
+@check("OnePass", "GMRES", *_NEEDS, slow=True, dtypes=("float64",))
 def warm_started_tuning_equals_the_reference(ctx: Context, draw: Draw) -> None:
     """Solves that start from the last hyper step's adjoint, which the state keeps, end where cold ones do."""
     state, other = _followed(ctx, draw, "warm", 4)
@@ -293,7 +293,7 @@ def warm_started_tuning_equals_the_reference(ctx: Context, draw: Draw) -> None:
     assert np.linalg.norm(right) > 0.0, "the state keeps no adjoint"
 
 
-@check("OnePass", "Neumann", *_NEEDS, dtypes=("float64",))
+@check("OnePass", "Neumann", *_NEEDS, slow=True, dtypes=("float64",))
 def numbers_found_by_measuring_equal_the_reference(ctx: Context, draw: Draw) -> None:
     """Without a method, with or without an interval, the look-back and interval are the reference's at every step."""
     state, other = _followed(ctx, draw, draw.pick(["chosen", "chosen, its interval given"], "kind"))
@@ -301,7 +301,7 @@ def numbers_found_by_measuring_equal_the_reference(ctx: Context, draw: Draw) -> 
     assert found == right, f"chosen {found}, expected {right}"
 
 
-@check("OnePass", "FullHorizon", "Unrolled", "Neumann", *_NEEDS)
+@check("OnePass", "FullHorizon", "Unrolled", "Neumann", *_NEEDS, slow=True)
 def all_that_a_run_needs_is_in_its_state(ctx: Context, draw: Draw) -> None:
     """From a copy of the state in the middle of an interval, a new tuner goes on as the old one does, bit for bit.
 
