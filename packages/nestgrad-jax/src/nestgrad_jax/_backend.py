@@ -25,7 +25,7 @@ from nestgrad import (
 from nestgrad_jax._calls import as_call, as_direction, require_hashable, settled
 from nestgrad_jax._derivatives import linearize, outer_gradients
 from nestgrad_jax._explain import explained
-from nestgrad_jax._report import packed, raised, unpacked
+from nestgrad_jax._report import Packed, packed, raised, unpacked, whole
 from nestgrad_jax._rules import bome, darts, penalty, pes, sama, unrolled  # noqa: F401  (fills the table)
 from nestgrad_jax._rules._blocks import block_of, stepwise
 from nestgrad_jax._rules._common import METHODS, Call
@@ -80,7 +80,7 @@ def hypergradient(
             found = reversible(method, problem, given)
             found, doubtful = replace(found, status=Status(int(found.status))), True
         else:
-            found, doubtful = unpacked(_found(problem, method, given))
+            found, doubtful, *_ = unpacked(_found(problem, method, given))
     if not isinstance(found.status, Status):
         return found
     if throw:
@@ -161,7 +161,7 @@ def supports(spec_type: type) -> bool:
     return spec_type in INNERS_OF[Implicit] or spec_type in METHODS or spec_type in SOLVERS
 
 
-def _found(problem: BilevelProblem, method: Any, given: Call) -> HyperGradient:
+def _found(problem: BilevelProblem, method: Any, given: Call) -> Packed:
     """The packed result: of one program, or of one a block of steps where a run is long or its steps are large."""
     if isinstance(method, Unrolled) and method.mode == "reverse" and not is_traced(given):
         block = block_of(problem.inner, given)
@@ -171,7 +171,7 @@ def _found(problem: BilevelProblem, method: Any, given: Call) -> HyperGradient:
 
 
 @partial(jax.jit, static_argnames=("problem", "method"))
-def _compiled(problem: BilevelProblem, method: Any, given: Call) -> HyperGradient:
+def _compiled(problem: BilevelProblem, method: Any, given: Call) -> Packed:
     found = METHODS(method, problem, settled(given))
     note_compilation(problem, method, given)  # not for a call that was refused
     return packed(found)
@@ -182,7 +182,8 @@ def _compiled_several(problem: BilevelProblem, method: Implicit, given: Call) ->
     call = settled(given)
     point = linearize(problem.inner, call.params, call.hparams, call.inner_batch, call.opt_state)
     outers = [outer_gradients(problem.outer_loss, call.params, call.hparams, batch) for batch in call.outer_batch]
-    return several(method, point, outers, call.hparams, params=call.params, key=call.key)
+    found = several(method, point, outers, call.hparams, params=call.params, key=call.key)
+    return [whole(each) for each in found]
 
 
 @partial(jax.jit, static_argnames=("problem", "method"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Collection
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -101,9 +101,8 @@ def _functions(problem: BilevelProblem, call: Call) -> dict[str, tuple[Callable[
 def _require_in_range(problem: BilevelProblem, call: Call) -> None:
     """Raise InvalidInput for an index out of range, which JAX itself moves to the nearest end."""
     for title, (function, batch) in _functions(problem, call).items():
-        checked = checkify.checkify(function, errors=checkify.index_checks)
         try:
-            error, _ = jax.jit(checked)(call.params, call.hparams, batch)
+            error, _ = _index_checked(function)(call.params, call.hparams, batch)
         except NotImplementedError:  # an operation that the checks do not know
             continue
         if (message := error.get()) is not None:
@@ -111,6 +110,12 @@ def _require_in_range(problem: BilevelProblem, call: Call) -> None:
                 f"{title}: 1 index or more out of range, limit 0 ({message.splitlines()[0]}). "
                 "Remedy: check the labels or token ids of the batch; JAX would take the nearest entry."
             )
+
+
+@lru_cache(maxsize=64)
+def _index_checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function's compiled form that reports indices out of range; the same for later calls, as jit keys by it."""
+    return jax.jit(checkify.checkify(function, errors=checkify.index_checks))
 
 
 def _broadcasts(problem: BilevelProblem, call: Call) -> list[Finding]:

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from nestgrad import BilevelProblem, HyperGradient, Unrolled
+from nestgrad import BilevelProblem, Unrolled
 from nestgrad_jax._calls import settled, shared
-from nestgrad_jax._report import packed
+from nestgrad_jax._report import Packed, packed
 from nestgrad_jax._rules._common import Call
 from nestgrad_jax._rules._linearizations import Adjoint, Kept, block_size, keep, pull
 from nestgrad_jax._rules._steps import State, Steps
-from nestgrad_jax._rules.unrolled import check_connected, outer_end, result
+from nestgrad_jax._rules.unrolled import connected, outer_end, result
 from nestgrad_jax._tree import is_traced, tree_norm
 from nestgrad_jax._warn import note_compilation
 
@@ -52,7 +52,7 @@ def _block_of(inner: Any, structure: Any, kinds: tuple[Any, ...]) -> int:
     return found[0]
 
 
-def stepwise(spec: Unrolled, problem: BilevelProblem, given: Call, block: int) -> HyperGradient | None:
+def stepwise(spec: Unrolled, problem: BilevelProblem, given: Call, block: int) -> Packed | None:
     """The packed result, by blocks of that many steps; None inside a trace, which has no loop on the host."""
     call, inner = settled(given), problem.inner
     hparams, before = call.hparams, spec.num_steps - spec.window
@@ -151,13 +151,13 @@ def _outer(
 ) -> tuple[Adjoint, Any]:
     call = Call(params=end[0], hparams=hparams, outer_batch=outer_batch)
     outer, a_w, a_floats, direct = outer_end(problem, end, call)
-    check_connected(Steps(problem.inner), first, batch, hparams, outer)
+    direct = connected(Steps(problem.inner), first, batch, hparams, outer, direct)
     moved = tree_norm(jax.tree.map(jnp.subtract, end[0], last[0]))
     return (a_w, a_floats, jax.tree.map(jnp.zeros_like, hparams)), (outer.loss, tree_norm(a_w), direct, moved)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _finish(spec: Unrolled, problem: BilevelProblem, adjoint: Adjoint, end: State, outs: Any) -> HyperGradient:
+def _finish(spec: Unrolled, problem: BilevelProblem, adjoint: Adjoint, end: State, outs: Any) -> Packed:
     in_params, _, indirect = adjoint
     loss, rhs_norm, direct, moved = outs
     note_compilation(problem, spec, (adjoint, end))

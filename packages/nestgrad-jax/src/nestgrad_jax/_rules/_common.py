@@ -46,8 +46,11 @@ def truncated(
     params: Any = None,
     opt_state: Any = None,
 ) -> HyperGradient:
-    """The result of a method without a tolerance: TRUNCATED, or NONFINITE where its numbers are not finite."""
-    total = jax.tree.map(jnp.add, direct, indirect)
+    """The result of a method without a tolerance: TRUNCATED, or NONFINITE where its numbers are not finite.
+
+    direct: None where the outer loss has no path to hparams.
+    """
+    total = added(direct, indirect)
     finite = jnp.isfinite(outer_loss) & jnp.isfinite(tree_norm(total))
     return HyperGradient(
         total=total,
@@ -60,6 +63,11 @@ def truncated(
         params=params,
         opt_state=opt_state,
     )
+
+
+def added(direct: Any, indirect: Any) -> Any:
+    """The total; direct is None where the outer loss has no path to hparams."""
+    return indirect if direct is None else jax.tree.map(jnp.add, direct, indirect)
 
 
 def stats_of(params: Any, indirect: Any, adjoint: Any = None, **numbers: Any) -> Stats:

@@ -13,6 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 from nestgrad_jax._derivatives import floating_leaves
 from nestgrad_jax._rules._steps import Pull, State, Steps
+from nestgrad_jax._rules._stored import Rebuild, choose
 
 Adjoint = tuple[Any, list[Array], Any]
 """(a in w, a in the state's floating leaves, the sum of Bᵀa so far)."""
@@ -25,16 +26,16 @@ _LONGEST = 32
 
 @dataclass(frozen=True, eq=False)
 class _Linear:
-    """The program of a pull-back; places says which input of the steps stands for a constant, None for one kept."""
+    """The program of a pull-back, and what gives its constants from the inputs of the steps and the arrays stored."""
 
     jaxpr: Jaxpr
-    places: tuple[int | None, ...]
+    constants: Rebuild
     tree: Any
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A pull-back through one or more steps: its constants, but for those that are inputs of the steps."""
+    """A pull-back through one or more steps: of its constants, what must be stored."""
 
     arrays: list[Array]
     linear: _Linear
@@ -54,23 +55,40 @@ def pulled_back(pulls: Sequence[Pull], adjoint: Adjoint) -> Adjoint:
 
 def keep(steps: Steps, state: State, hparams: Any, batches: Sequence[Any]) -> tuple[State, State, Kept]:
     """(the state after a step on each batch, the state before the last, the pull-back through them)."""
-    pulls, end, last = [], state, state
-    for batch in batches:
-        last = end
-        end, pull = steps.linearized(end, hparams, batch)
-        pulls.append(pull)
-    like = (end[0], floating_leaves(end[1])[0], hparams)
-    program, shape = jax.make_jaxpr(lambda adjoint: pulled_back(pulls, adjoint), return_shape=True)(like)
-    inputs = {id(leaf): place for place, leaf in enumerate(jax.tree.leaves((state, hparams, batches)))}
-    places = tuple(inputs.get(id(const)) for const in program.consts)
-    arrays = [const for const, place in zip(program.consts, places, strict=True) if place is None]
-    return end, last, Kept(arrays, _Linear(program.jaxpr, places, jax.tree.structure(shape)))
+    found: list[tuple[Jaxpr, Any]] = []
+
+    def run(state: State, hparams: Any, batches: Sequence[Any]) -> tuple[State, State, list[Any]]:
+        pulls, end, last = [], state, state
+        for batch in batches:
+            last = end
+            end, pull = steps.linearized(end, hparams, batch)
+            pulls.append(pull)
+        like = (end[0], floating_leaves(end[1])[0], hparams)
+        linear, shape = jax.make_jaxpr(lambda adjoint: pulled_back(pulls, adjoint), return_shape=True)(like)
+        found.append((linear.jaxpr, jax.tree.structure(shape)))
+        return end, last, linear.consts
+
+    inputs = jax.tree.leaves((state, hparams, batches))
+    program, shape = jax.make_jaxpr(run, return_shape=True)(state, hparams, batches)
+    (linear, tree), count = found[0], len(shape[2])
+    outs, wanted = _parted(program.jaxpr.outvars, count)
+    constants = choose(program.jaxpr, wanted)
+    whole = program.jaxpr.replace(outvars=[*outs, *constants.stored])
+    values = jaxpr_as_fun(ClosedJaxpr(whole, program.consts))(*inputs)
+    ends, arrays = _parted(values, len(constants.stored))
+    end, last = jax.tree.unflatten(jax.tree.structure(shape[:2]), ends)
+    return end, last, Kept(arrays, _Linear(linear, constants, tree))
+
+
+def _parted(values: Sequence[Any], count: int) -> tuple[list[Any], list[Any]]:
+    """(all but the last `count` values, these)."""
+    place = len(values) - count
+    return list(values[:place]), list(values[place:])
 
 
 def pull(kept: Kept, adjoint: Adjoint, state: State, hparams: Any, batches: Sequence[Any]) -> Adjoint:
     """The adjoint before the steps of `keep`, called with the same state, hparams and batches."""
-    inputs, arrays = jax.tree.leaves((state, hparams, batches)), iter(kept.arrays)
-    consts = [next(arrays) if place is None else inputs[place] for place in kept.linear.places]
+    consts = kept.linear.constants(jax.tree.leaves((state, hparams, batches)), kept.arrays)
     program = jaxpr_as_fun(ClosedJaxpr(kept.linear.jaxpr, consts))
     return jax.tree.unflatten(kept.linear.tree, program(*jax.tree.leaves(adjoint)))
 

@@ -15,7 +15,7 @@ from nestgrad import BilevelProblem, HyperGradient, HyperGradientJVP, Implicit, 
 from nestgrad_jax._connected import reached, require_connected
 from nestgrad_jax._derivatives import Linearization, Outer, linearize, outer_gradients
 from nestgrad_jax._programs import slow_in_loops
-from nestgrad_jax._rules._common import METHODS, Call, stats_of
+from nestgrad_jax._rules._common import METHODS, Call, added, stats_of
 from nestgrad_jax._solvers import (  # noqa: F401  (fills the table)
     bicgstab,
     cg,
@@ -63,7 +63,7 @@ def implicit(
 ) -> HyperGradient:
     """The hypergradient of the outer loss, a tree shaped like hparams, with its status as an int32 scalar.
 
-    outer was taken at the params of `point`, or at the next weights.
+    outer was taken at the params of `point`, or at the next weights. Its direct part is None where there is no path.
     """
     by_params, direct = _outer_parts(point, outer, hparams)
     rhs = point.lift(flat(by_params))
@@ -93,7 +93,7 @@ def tangent(
     extras = (warm_vector(point, call.warm_start), diagonal(point, call.preconditioner), call.key)
     solve, unit, scale = solve_scaled(spec, point, rhs, *extras, forward=True)
     response = scale * solve.solution
-    direct = _inner_product(by_hparams, direction)
+    direct = jnp.zeros_like(scale) if by_hparams is None else _inner_product(by_hparams, direction)
     weights = flat(by_params)
     indirect = jnp.vdot(weights, response[: point.weights], precision=jax.lax.Precision.HIGHEST)
     optimality = tree_norm(point.residual)
@@ -232,12 +232,13 @@ def _shapes(tree: Any) -> str:
 
 
 def _outer_parts(point: Linearization, outer: Outer, hparams: Any) -> tuple[Any, Any]:
-    """(∂L_out/∂w, ∂L_out/∂λ), once it is checked that each hyperparameter has a path."""
+    """(∂L_out/∂w, ∂L_out/∂λ or None for no path), once it is checked that each hyperparameter has one at all."""
     one = jnp.ones_like(outer.loss)
     by_params, direct = outer.pull(one)
     rhs = point.lift(flat(by_params))
-    require_connected(hparams, reached(lambda x: outer.pull(x)[1], one), reached(point.hparam_product, rhs))
-    return by_params, direct
+    paths = reached(lambda x: outer.pull(x)[1], one)
+    require_connected(hparams, paths, reached(point.hparam_product, rhs))
+    return by_params, direct if any(paths) else None
 
 
 def _finish(
@@ -251,8 +252,11 @@ def _finish(
     params: Any,
 ) -> HyperGradient:
     indirect = jax.tree.map(lambda h: -scale * h, point.hparam_product(solve.solution))
-    total = jax.tree.map(jnp.add, direct, indirect)
-    size, optimality, shift, length, weights = tree_norms(total, point.residual, indirect, solve.solution, params)
+    total = added(direct, indirect)
+    shift, optimality, length, weights, *sizes = tree_norms(
+        indirect, point.residual, solve.solution, params, *(() if direct is None else (total,))
+    )
+    size = sizes[0] if sizes else shift
     finite = jnp.isfinite(outer_loss) & jnp.isfinite(optimality) & jnp.isfinite(size)
     if point.loss is not None:
         finite &= jnp.isfinite(point.loss)  # a loss may be NaN where its derivatives are not

@@ -61,7 +61,7 @@ def _straight(
             state, pull = steps.linearized(state, call.hparams, batches.at(t))
             pulls.append(pull)
     outer, a_w, a_floats, direct = outer_end(problem, state, call)
-    check_connected(steps, first, batches.at(before), call.hparams, outer)
+    direct = connected(steps, first, batches.at(before), call.hparams, outer, direct)
     adjoint = (a_w, a_floats, jax.tree.map(jnp.zeros_like, call.hparams))
     in_params, _, indirect = pulled_back(pulls, adjoint)
     moved = tree_norm(jax.tree.map(jnp.subtract, state[0], last[0]))
@@ -82,7 +82,7 @@ def _reverse(
         end, kept = _keep(steps, end, hparams, batches.part(start, start + count * size), count, size)
         starts.append(kept)
     outer, a_w, a_floats, direct = outer_end(problem, end, call)
-    check_connected(steps, state, batches.at(0), hparams, outer)
+    direct = connected(steps, state, batches.at(0), hparams, outer, direct)
     adjoint = (a_w, a_floats, jax.tree.map(jnp.zeros_like, hparams))
     for (start, count, size), kept in zip(reversed(parts), reversed(starts), strict=True):
         adjoint = _pull_back(steps, adjoint, hparams, batches.part(start, start + count * size), kept, count, size)
@@ -141,15 +141,18 @@ def outer_end(problem: BilevelProblem, end: State, call: Call) -> tuple[Outer, A
     return outer, by_params, [jnp.zeros_like(leaf) for leaf in floating_leaves(end[1])[0]], direct
 
 
-def check_connected(steps: Steps, state: State, batch: Any, hparams: Any, outer: Outer) -> None:
-    """Raise DisconnectedHyperparameter for a leaf that neither a step nor the outer loss depends on."""
+def connected(steps: Steps, state: State, batch: Any, hparams: Any, outer: Outer, direct: Any) -> Any:
+    """The direct part, None where the outer loss has no path to hparams.
+
+    Raises DisconnectedHyperparameter for a leaf that neither a step nor the outer loss depends on.
+    """
     floats = floating_leaves(state[1])[0]
     vector, restore = ravel_pytree((state[0], floats))
     pull = steps.linearized(state, hparams, batch)[1]
     one = jnp.ones_like(outer.loss)
-    require_connected(
-        hparams, reached(lambda x: outer.pull(x)[1], one), reached(lambda a: pull(*restore(a))[2], vector)
-    )
+    paths = reached(lambda x: outer.pull(x)[1], one)
+    require_connected(hparams, paths, reached(lambda a: pull(*restore(a))[2], vector))
+    return direct if any(paths) else None
 
 
 def _last_update(steps: Steps, parts: Any, starts: list[Any], batches: Batches, end: State, hparams: Any) -> Array:
@@ -181,7 +184,7 @@ def _forward(
 
     (end, (in_w, _), last), _ = batches.loop(through, (state, rows, none), spec.window)
     outer, a_w, _, direct = outer_end(problem, end, call)
-    check_connected(steps, state, batches.at(0), call.hparams, outer)
+    direct = connected(steps, state, batches.at(0), call.hparams, outer, direct)
     vector = flat(a_w)
     exact = jax.lax.Precision.HIGHEST
     indirect = restore(jax.vmap(lambda row: jnp.dot(flat(row), vector, precision=exact))(in_w))

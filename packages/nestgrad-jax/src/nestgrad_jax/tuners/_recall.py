@@ -24,7 +24,8 @@ class Recall:
     def __init__(self, natural: Callable[[Any], Any]) -> None:
         self._natural = jax.jit(natural)
         self._count: tuple[Any, int] = (None, 0)
-        self._leaves: tuple[list[Any], tuple[Any, HyperGradient | None]] = ([], (None, None))
+        self._leaves: tuple[list[Any], Any] = ([], None)
+        self._idle: tuple[Any, HyperGradient | None] = (None, None)
 
     def count(self, step: Any) -> int:
         """The step count as a number."""
@@ -39,28 +40,27 @@ class Recall:
     def about(self, hparams: Any) -> tuple[Any, HyperGradient]:
         """The natural values of these leaves, and the report of a step without a hypergradient."""
         leaves = jax.tree.leaves(hparams)
-        known, (values, nothing) = self._leaves
-        if nothing is None or len(known) != len(leaves) or any(a is not b for a, b in zip(known, leaves, strict=True)):
-            values, nothing = self._natural(hparams), _nothing(hparams)
-            self._keep(leaves, values, nothing)
-        return values, nothing
+        known, values = self._leaves
+        if not leaves or len(known) != len(leaves) or any(a is not b for a, b in zip(known, leaves, strict=True)):
+            values = self._natural(hparams)
+            self.keep_values(hparams, values)
+        return values, self._nothing(hparams, leaves)
 
     def keep_values(self, hparams: Any, values: Any) -> None:
-        """Remember the natural values of these leaves, and the idle report where their shapes are those of the last."""
+        """Remember the natural values of these leaves."""
         leaves = jax.tree.leaves(hparams)
-        known, (_, nothing) = self._leaves
-        if nothing is not None and [jax.typeof(leaf) for leaf in known] == [jax.typeof(leaf) for leaf in leaves]:
-            self._keep(leaves, values, nothing)
-
-    def _keep(self, leaves: list[Any], values: Any, nothing: HyperGradient) -> None:
         if _lasting(leaves):
-            self._leaves = (leaves, (values, nothing))
+            self._leaves = (leaves, values)
 
-
-def _nothing(hparams: Any) -> HyperGradient:
-    """The idle report as arrays with values, also inside a trace."""
-    with jax.ensure_compile_time_eval():
-        return replace(idle(hparams), status=Status.IDLE)
+    def _nothing(self, hparams: Any, leaves: list[Any]) -> HyperGradient:
+        """The idle report as arrays with values, also inside a trace; made once for these shapes."""
+        kinds = [(leaf.shape, leaf.dtype) for leaf in leaves]
+        known, nothing = self._idle
+        if nothing is None or known != kinds:
+            with jax.ensure_compile_time_eval():
+                nothing = replace(idle(hparams), status=Status.IDLE)
+            self._idle = (kinds, nothing)
+        return nothing
 
 
 def _lasting(leaves: list[Any]) -> bool:

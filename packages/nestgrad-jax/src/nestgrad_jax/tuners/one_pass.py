@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from nestgrad import (
@@ -35,7 +34,7 @@ from nestgrad_jax._calls import shared
 from nestgrad_jax._derivatives import functional_optimizer, linearize, outer_gradients, scalar_loss
 from nestgrad_jax._explain import explained
 from nestgrad_jax._programs import slow_in_loops
-from nestgrad_jax._report import packed, unpacked
+from nestgrad_jax._report import Packed, packed, unpacked, whole
 from nestgrad_jax._rules._steps import Batches
 from nestgrad_jax._rules.implicit import idle, implicit
 from nestgrad_jax._shardings import beside
@@ -137,7 +136,7 @@ class OnePass:
         """`step`, with JAX's errors as they are."""
         if is_traced(state["step"]):
             due = (state["step"] + 1) % self.every == 0
-            return lax.cond(due, self._tune, self._only_train, state, inner_batch, outer_batch)
+            return lax.cond(due, self._tune_whole, self._only_train, state, inner_batch, outer_batch)
         count = self._recall.count(state["step"]) + 1
         if count % self.every == 0:
             after, info = self._tune_now(state, inner_batch, outer_batch, count)
@@ -159,19 +158,19 @@ class OnePass:
             )
             losses.append(some)
             if seen is not None:
-                found.append((stop, *seen))
+                found.append((stop, seen))
             count = stop
         inner_losses = losses[0] if len(losses) == 1 else jnp.concatenate(losses)
         if is_traced((inner_losses, values)):
             return state, OnePassRun(
                 inner_losses=inner_losses,
-                hypergradients=tuple(unpacked(each)[0] for _, each, _ in found),
+                hypergradients=tuple(unpacked(each).found for _, each in found),
                 hparams=values,
             )
-        seen = tuple(self._judged(each, sizes, step) for step, each, sizes in found)
+        judged = tuple(self._judged(each, step) for step, each in found)
         self._recall.keep_count(state["step"], count)
         self._recall.keep_values(state["hparams"], values)
-        return state, OnePassRun(inner_losses=inner_losses, hypergradients=seen, hparams=values)
+        return state, OnePassRun(inner_losses=inner_losses, hypergradients=judged, hparams=values)
 
     def _block(
         self, state: OnePassState, distinct: tuple[Any, ...], which: tuple[int, ...], outer_batch: Any, *, tunes: bool
@@ -186,7 +185,7 @@ class OnePass:
         (params, opt_state, step), losses = self._trained(carry, values, batches[:-1] if tunes else batches)
         state = {**state, "params": params, "opt_state": opt_state, "step": step}
         if tunes:
-            state, values, loss, *seen = self._tune_packed(state, batches[-1], outer_batch)
+            state, values, loss, seen = self._tune_packed(state, batches[-1], outer_batch)
             losses = jnp.concatenate([losses, loss[None]])
         return state, losses, values, seen
 
@@ -204,16 +203,15 @@ class OnePass:
         return replace(together, straight=straight).steps(body, carry, len(batches))
 
     def _tune_packed(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[Any, ...]:
-        """(state, natural values, inner loss, packed hypergradient, its |total| and outer loss)."""
+        """(state, natural values, inner loss, packed hypergradient)."""
         after, info = self._tune(state, inner_batch, outer_batch)
         found: HyperGradient = info.hypergradient
-        sizes = jnp.stack([tree_norm(found.total), found.outer_loss])
-        return after, info.hparams, info.inner_loss, packed(found), sizes
+        size = found.stats.indirect_norm if found.direct is None else tree_norm(found.total)
+        return after, info.hparams, info.inner_loss, packed(found, size)
 
-    def _judged(self, found: HyperGradient, sizes: Array, step: int) -> HyperGradient:
+    def _judged(self, given: Packed, step: int) -> HyperGradient:
         """The unpacked hypergradient of a step; raises where it is to, and warns of one out of all proportion."""
-        found, _ = unpacked(found)
-        size, loss = map(float, np.asarray(sizes))
+        found, _, size, loss = unpacked(given)
         if self.throw and not found.status.ok and not (math.isfinite(size) and math.isfinite(loss)):
             raise error_for(found.status, self.method, found.stats, where=f"training step {step}")
         self._watch.see(size, step=step)
@@ -232,11 +230,11 @@ class OnePass:
         self, state: OnePassState, inner_batch: Any, outer_batch: Any, count: int
     ) -> tuple[OnePassState, OnePassInfo]:
         """A hyper step, known on the host to be due; its status is read back, which waits for the device."""
-        after, values, loss, found, sizes = self._tune_jitted(state, inner_batch, outer_batch)
-        if is_traced(sizes):
-            found, _ = unpacked(found)
+        after, values, loss, seen = self._tune_jitted(state, inner_batch, outer_batch)
+        if is_traced(seen.numbers):
+            found = unpacked(seen).found
         else:
-            found = self._judged(found, sizes, count)
+            found = self._judged(seen, count)
             self._recall.keep_values(after["hparams"], values)
         return after, OnePassInfo(inner_loss=loss, tuned=True, hypergradient=found, hparams=values)
 
@@ -258,6 +256,11 @@ class OnePass:
         after: OnePassState = {**state, "params": params, "opt_state": opt_state, "step": step}
         tuned, nothing = jnp.zeros((), bool), idle(state["hparams"])
         return after, OnePassInfo(inner_loss=loss, tuned=tuned, hypergradient=nothing, hparams=values)
+
+    def _tune_whole(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
+        """`_tune` with the tree of results that `_only_train` has."""
+        after, info = self._tune(state, inner_batch, outer_batch)
+        return after, replace(info, hypergradient=whole(info.hypergradient))
 
     def _tune(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         """A training step and a hyper step, the training gradient shared between the two."""
