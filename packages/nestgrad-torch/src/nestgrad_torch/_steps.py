@@ -76,9 +76,9 @@ class Steps:
         self._audited.append(True)
         return self.point.group.share(slope)
 
-    def start(self, values: Any, opt_state: Any) -> Moment:
-        """The state given."""
-        weights = flat([leaf.detach() for leaf in self.point.leaves])
+    def start(self, values: Any, opt_state: Any, weights: Tensor | None = None) -> Moment:
+        """The state given; weights: the point's in one vector, where there is one already."""
+        weights = flat([leaf.detach() for leaf in self.point.leaves]) if weights is None else weights.detach()
         buffers = {name: buffer.detach() for name, buffer in self.point.buffers.items()}
         if not isinstance(self.inner, WeightUpdate):
             return Moment(weights, None, buffers)

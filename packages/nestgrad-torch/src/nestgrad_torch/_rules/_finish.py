@@ -21,7 +21,8 @@ from nestgrad_torch._tree import flat
 class Outcome:
     """What a method found: direct and indirect one entry a hyperparameter, None for zero.
 
-    weights are those at which the outer loss was taken, slope its gradient there, adjoint the method's, all vectors.
+    weights are those at which the outer loss was taken, slope its gradient there, adjoint the method's, all vectors; in
+    the place of slope, its norm.
     """
 
     loss: Tensor

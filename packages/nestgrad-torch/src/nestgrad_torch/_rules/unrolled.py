@@ -29,7 +29,7 @@ def unrolled(spec: Unrolled, call: Call) -> Findings:
     """One run of num_steps, then the sum of the mode."""
     place = call.place()
     steps = Steps(call.problem.inner, call.point)
-    start = steps.start(place.hparams, call.opt_state)
+    start = steps.start(place.hparams, call.opt_state, place.weights)
     if spec.mode == "reversible":
         run = Undone(spec, call, place, steps, start)
     else:
@@ -39,15 +39,16 @@ def unrolled(spec: Unrolled, call: Call) -> Findings:
         run = kind(spec, call, place, steps, start)
     end = run.end
     loss, slope, direct = outer_slopes(call, place, end)
-    seed = [slope, *(torch.zeros_like(part) for part in end.parts()[1:])]
-    indirect, adjoint, connected = run.back(seed)
+    seeds, size = [[slope, *(torch.zeros_like(part) for part in end.parts()[1:])]], torch.linalg.vector_norm(slope)
+    del slope, start  # so that on the way back nothing holds what was used up
+    indirect, adjoint, connected = run.back(seeds.pop())
     require_connected(call.hparams, [a is not None or b for a, b in zip(direct, connected, strict=True)])
     found = Outcome(
         loss=loss,
         direct=direct,
         indirect=indirect,
         weights=end.weights,
-        slope=slope,
+        slope=size,
         adjoint=adjoint,
         optimality=run.last_move,
         steps=spec.num_steps,
@@ -107,9 +108,7 @@ class _Reverse:
         graphs, last = self._graphs, self._bounds[-1]
         while True:
             while graphs:
-                pulled, parts = graphs.pop().pull(adjoint)
-                total = [_sum(a, b) for a, b in zip(total, parts, strict=True)]
-                adjoint = [torch.zeros_like(a) if p is None else p for a, p in zip(adjoint, pulled, strict=True)]
+                total, adjoint = _pulled(graphs.pop(), total, adjoint)
             if not self._stored:
                 return total, adjoint[0], [part is not None for part in total]
             kept = self._stored.pop()
@@ -124,6 +123,15 @@ class _Reverse:
             at, pieces = traced(self._steps, at, self._place.hparams, self._place.leaves, self._call.batch(t))
             graphs.append(pieces)
         return graphs, at, move(before, at)
+
+
+def _pulled(
+    graph: Pieces, total: list[Tensor | None], adjoint: list[Tensor]
+) -> tuple[list[Tensor | None], list[Tensor]]:
+    """(total + Bᵀ adjoint, Aᵀ adjoint) of one step; apart, so that neither outlives it as a name."""
+    pulled, parts = graph.pull(adjoint)
+    total = [_sum(a, b) for a, b in zip(total, parts, strict=True)]
+    return total, [torch.zeros_like(a) if p is None else p for a, p in zip(adjoint, pulled, strict=True)]
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
