@@ -98,7 +98,7 @@ def one_pass_along_a_window_equals_the_reference(ctx: Context, draw: Draw) -> No
     _followed(ctx, draw, draw.pick(["window", "window of all"], "kind"))
 
 
-@check("OnePass", "Unrolled", *_NEEDS)
+@check("OnePass", "Unrolled", *_NEEDS, slow=True)
 def a_window_is_the_unrolled_derivative_of_its_steps(ctx: Context, draw: Draw) -> None:
     """The third step's hypergradient is that of Unrolled(num_steps=2) from the weights and state after the first."""
     tuner, params, leaves, steps = _tuner(ctx, "window"), network_params(draw, 2, 2), _leaves(draw), _steps(draw, 3)
@@ -168,7 +168,7 @@ def full_horizon_tuning_equals_the_reference(ctx: Context, draw: Draw) -> None:
     _followed(ctx, draw, draw.pick(["whole runs", "whole runs, stale"], "kind"))
 
 
-@check("FullHorizon", "Unrolled", *_NEEDS)
+@check("FullHorizon", "Unrolled", *_NEEDS, slow=True)
 def every_whole_run_begins_at_the_same_weights(ctx: Context, draw: Draw) -> None:
     """The second run's first step, on the first batch and hyperparameters, ends where that of the first run did."""
     tuner, leaves, steps = _tuner(ctx, "whole runs"), _leaves(draw), _steps(draw, 2)
@@ -250,7 +250,7 @@ def guarded_forward_tuning_equals_the_reference(ctx: Context, draw: Draw) -> Non
     assert {k: int(v) for k, v in state["events"].items()} == other["events"], f"events {state['events']}"
 
 
-@check("OnePass", "Neumann", *_NEEDS)
+@check("OnePass", "Neumann", *_NEEDS, slow=True)
 def a_guard_rolls_a_nonfinite_hyper_step_back(ctx: Context, draw: Draw) -> None:
     """A NaN in the outer batch leaves hyperparameters and the outer optimizer's state as they were, bit for bit.
 
