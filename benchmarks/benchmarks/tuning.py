@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.frameworks import BACKENDS, side_of
 from benchmarks.measuring import quartiles, ratios, rounds
 from benchmarks.operations import EVERY, OPERATIONS
-from benchmarks.problems import PROBLEMS, problem
+from benchmarks.problems import TUNED, problem
 
 BLOCKS = 4
 """Hyper steps a reading."""
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print, line by line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default=",".join(BACKENDS), help="torch, jax or both")
-    parser.add_argument("--problem", default=",".join(PROBLEMS[:3]), help="P1 to P3")
+    parser.add_argument("--problem", default=",".join(TUNED), help="P1, P2, P3, P5")
     parser.add_argument("--rounds", type=int, default=15, help="readings of each contestant")
     parser.add_argument("--compiled", action="store_true", help="torch: compile=True (takes minutes)")
     options = parser.parse_args(arguments)

@@ -220,5 +220,29 @@ def _logistic(p: Any, batch: Any) -> Any:
     return optax.sigmoid_binary_cross_entropy(batch[0] @ p["w"], batch[1]).mean()
 
 
-_ERRORS = {"regression": _regression, "dense": _dense, "residual": _residual, "logistic": _logistic}
+def _recurrent(p: Any, batch: Any) -> Any:
+    """The products with the words are taken for all steps at once; the states begin at zero."""
+    steps = p["words"][batch[0].T]
+    for layer in (1, 2):
+        entering = steps @ p[f"in{layer}"] + p[f"bias{layer}"]
+        back, rest = p[f"back{layer}"], jnp.zeros_like(steps[0])
+
+        def step(state: Any, given: Any, back: Any = back) -> Any:
+            hidden, cell = state
+            opened, kept, new, shown = jnp.split(given + hidden @ back, 4, axis=1)
+            cell = jax.nn.sigmoid(kept) * cell + jax.nn.sigmoid(opened) * jnp.tanh(new)
+            hidden = jax.nn.sigmoid(shown) * jnp.tanh(cell)
+            return (hidden, cell), hidden
+
+        _, steps = lax.scan(step, (rest, rest), entering)
+    return _cross_entropy(steps @ p["w"] + p["b"], batch[1].T)
+
+
+_ERRORS = {
+    "regression": _regression,
+    "dense": _dense,
+    "residual": _residual,
+    "logistic": _logistic,
+    "recurrent": _recurrent,
+}
 LN10 = math.log(10.0)

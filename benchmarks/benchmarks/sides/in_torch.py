@@ -195,5 +195,28 @@ def _logistic(p: Any, batch: Any) -> Tensor:
     return functional.binary_cross_entropy_with_logits(batch[0] @ p["w"], batch[1])
 
 
-_ERRORS = {"regression": _regression, "dense": _dense, "residual": _residual, "logistic": _logistic}
+def _recurrent(p: Any, batch: Any) -> Tensor:
+    """The products with the words are taken for all steps at once; the states begin at zero."""
+    steps = p["words"][batch[0].T]
+    for layer in (1, 2):
+        entering = steps @ p[f"in{layer}"] + p[f"bias{layer}"]
+        hidden = cell = torch.zeros_like(steps[0])
+        seen: list[Tensor] = []
+        for given in entering.unbind(0):
+            gates = torch.addmm(given, hidden, p[f"back{layer}"])
+            opened, kept, new, shown = gates.chunk(4, 1)
+            cell = kept.sigmoid() * cell + opened.sigmoid() * new.tanh()
+            hidden = shown.sigmoid() * cell.tanh()
+            seen.append(hidden)
+        steps = torch.stack(seen)
+    return functional.cross_entropy((steps @ p["w"] + p["b"]).flatten(0, 1), batch[1].T.flatten())
+
+
+_ERRORS = {
+    "regression": _regression,
+    "dense": _dense,
+    "residual": _residual,
+    "logistic": _logistic,
+    "recurrent": _recurrent,
+}
 LN10 = math.log(10.0)
