@@ -24,4 +24,5 @@ def harness(device: str = "cpu") -> Harness:
         detach=torch.detach,
         reversible=nestgrad_torch.optim.reversible_sgd,
         grad=torch.func.grad,
+        optim=nestgrad_torch.optim,
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nestgrad import InvalidInput, tree
-from nestgrad_torch.optim._sgd import spread
+from nestgrad_torch.optim._common import spread
 
 RADIX = 2.0**52
 """One is 2⁵² in fixed point, so that weights up to 500 leave two bits of an int64 free."""
