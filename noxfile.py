@@ -26,8 +26,11 @@ FOLDERS = {
     "nestgrad-torch": "packages/nestgrad-torch",
     "nestgrad-jax": "packages/nestgrad-jax",
     "nestgrad-lab": "packages/nestgrad-lab",
+    "nestgrad-integrations": "packages/nestgrad-integrations",
     "nestgrad-conformance": "conformance",
 }
+EXTRAS = {"nestgrad-integrations": "[torch,lightning,transformers,flax,equinox]"}
+"""What the tests of a package need of its own extras."""
 BACKENDS = ("reference", "torch", "jax")
 ASV = ("asv>=0.6.6", "virtualenv")
 TEST_TOOLS = ("pytest>=9", "pytest-xdist>=3.8")
@@ -205,7 +208,7 @@ def _install(session: nox.Session, *names: str, tools: tuple[str, ...] = ()) -> 
 
 
 def _editable(names: Iterable[str]) -> list[str]:
-    return [argument for name in names for argument in ("-e", str(ROOT / FOLDERS[name]))]
+    return [argument for name in names for argument in ("-e", str(ROOT / FOLDERS[name]) + EXTRAS.get(name, ""))]
 
 
 def _with_needs(names: Iterable[str]) -> list[str]:
