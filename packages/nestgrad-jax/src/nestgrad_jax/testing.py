@@ -55,4 +55,5 @@ def harness(device: str = "cpu") -> Harness:
         reversible=nestgrad_jax.optim.reversible_sgd,
         grad=jax.grad,
         precision=_precision,
+        optim=nestgrad_jax.optim,
     )

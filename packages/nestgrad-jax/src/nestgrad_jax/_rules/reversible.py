@@ -34,7 +34,8 @@ from nestgrad_jax._derivatives import functional_optimizer, outer_gradients, sca
 from nestgrad_jax._rules._common import Call, stats_of, truncated
 from nestgrad_jax._rules._steps import Steps
 from nestgrad_jax._tree import flat, is_traced, tree_norm
-from nestgrad_jax.optim import DENOMINATOR, ReversibleSGD, ReversibleState, spread_rates
+from nestgrad_jax.optim._common import spread
+from nestgrad_jax.optim._reversible import DENOMINATOR, ReversibleSGD, ReversibleState
 
 _RADIX = 2.0**52
 _LARGEST = 2.0**10
@@ -194,7 +195,7 @@ def _impulse(inner: WeightUpdate, weights: Any, hparams: Any, batch: Any, like: 
 @partial(jax.jit, static_argnames="inner")
 def _move(inner: WeightUpdate, velocity: Any, hparams: Any, like: Any) -> Any:
     """α v in fixed point."""
-    rates = spread_rates(functional_optimizer(inner, hparams).learning_rate, like)
+    rates = spread(functional_optimizer(inner, hparams).learning_rate, like)
     return jax.tree.map(lambda rate, v: _fixed(rate * v), rates, _floats(velocity, like))
 
 

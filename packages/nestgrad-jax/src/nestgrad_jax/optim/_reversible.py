@@ -1,4 +1,4 @@
-"""Optimizers in optax's form that have something optax's lack."""
+"""SGD with momentum whose steps can be undone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-__all__ = ["ReversibleSGD", "ReversibleState", "reversible_sgd"]
+from nestgrad_jax.optim._common import spread
 
 DENOMINATOR = 2**16
 """Momenta are rounded to whole multiples of 1 / DENOMINATOR."""
@@ -44,18 +44,11 @@ def reversible_sgd(learning_rate: Any, momentum: Any) -> ReversibleSGD:
         velocity = jax.tree.map(
             lambda v, g: rounded.astype(v.dtype) * v - (1.0 - rounded).astype(v.dtype) * g, state.velocity, grads
         )
-        rates = spread_rates(learning_rate, velocity)
+        rates = spread(learning_rate, velocity)
         return jax.tree.map(jnp.multiply, rates, velocity), ReversibleState(velocity)
 
     rounded = _rounded(momentum)
     return ReversibleSGD(init, update, learning_rate, rounded)
-
-
-def spread_rates(learning_rate: Any, like: Any) -> Any:
-    """One rate a leaf, in its dtype, whether given as one number or as a tree."""
-    if jax.tree.structure(learning_rate) == jax.tree.structure(0) and jax.tree.structure(like) != jax.tree.structure(0):
-        return jax.tree.map(lambda v: jnp.asarray(learning_rate, v.dtype), like)
-    return jax.tree.map(lambda rate, v: jnp.asarray(rate, v.dtype), learning_rate, like)
 
 
 def _rounded(momentum: Any) -> Array:
