@@ -10,9 +10,9 @@ import pytest
 from nestgrad_lab.clarke.starts import draw_starts
 from nestgrad_lab.data import dataset
 
-ALGORITHMS = ("WD+LR+M", "WD+LR", "Lorraine", "Random")
-TUNED = {"WD+LR+M": {"learning_rate", "momentum", "weight_decay"}, "WD+LR": {"learning_rate", "weight_decay"}}
-TUNED |= {"Lorraine": {"weight_decay"}, "Random": set()}
+SGD, ADAM = {"learning_rate", "momentum", "weight_decay"}, {"learning_rate", "b1", "b2", "weight_decay"}
+TUNED = {"WD+LR+M": SGD, "WD+LR": {"learning_rate", "weight_decay"}, "Lorraine": {"weight_decay"}, "Random": set()}
+TUNED |= {"Adam": ADAM, "Random Adam": set()}
 
 
 @pytest.fixture
@@ -41,8 +41,15 @@ CARRIED = ("--carry", "weights_and_state", "--every", 7, "--lookback", 3)
 
 @pytest.mark.parametrize(
     "choice",
-    [("--algorithm", "WD+LR+M"), ("--algorithm", "WD+LR"), ("--algorithm", "Random"), CARRIED],
-    ids=["WD+LR+M", "WD+LR", "Random", "carried"],
+    [
+        ("--algorithm", "WD+LR+M"),
+        ("--algorithm", "WD+LR"),
+        ("--algorithm", "Random"),
+        CARRIED,
+        ("--inner", "adam"),
+        ("--inner", "adam", "--algorithm", "Random Adam"),
+    ],
+    ids=["WD+LR+M", "WD+LR", "Random", "carried", "Adam", "Random Adam"],
 )
 def test_backends_agree_on_fifty_steps_of_every_start(small, choice):
     pytest.importorskip("nestgrad_jax")
@@ -52,10 +59,12 @@ def test_backends_agree_on_fifty_steps_of_every_start(small, choice):
         np.testing.assert_allclose(jax[name], values, rtol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", TUNED)
 def test_an_algorithm_moves_what_it_names_and_nothing_else(small, algorithm):
-    found, summary = results(small, "torch", "--algorithm", algorithm, "--starts", 2, "--steps", 20)
-    for name in ("learning_rate", "momentum", "weight_decay"):
+    inner, names = ("adam", ADAM) if "Adam" in algorithm else ("sgd", SGD)
+    found, summary = results(small, "torch", "--inner", inner, "--algorithm", algorithm, "--starts", 2, "--steps", 20)
+    assert {name.removeprefix("final_") for name in found if name.startswith("final_")} == names
+    for name in names:
         still = np.allclose(found[f"initial_{name}"], found[f"final_{name}"], rtol=1e-5)
         assert still == (name not in TUNED[algorithm]), name
     assert summary["test_mse"]["median"] == pytest.approx(np.median(found["test_mse"]))
@@ -113,18 +122,49 @@ def test_starts_are_drawn_in_the_papers_ranges_and_do_not_depend_on_their_number
         assert high - 0.1 * (high - low) < drawn.max() < high
         assert drawn.mean() == pytest.approx((low + high) / 2, abs=0.06 * (high - low))
     few = draw_starts(2, 2, 3, "float32", 0)
+    adam = draw_starts(2, 2, 3, "float32", 0, "adam")
+    np.testing.assert_array_equal(few[1].weights["hidden.weight"], adam[1].weights["hidden.weight"])
     assert few[1].values == many[1].values
     np.testing.assert_array_equal(few[1].weights["hidden.weight"], many[1].weights["hidden.weight"])
 
 
+def test_adams_starts_are_drawn_as_stated():
+    many = draw_starts(300, 2, 3, "float32", 0, "adam")
+    for name, low, high, scale in [
+        ("learning_rate", -6, -1, np.log10),
+        ("b1", -2, 0, lambda b: np.log10(1 - b)),
+        ("b2", -4, -1, lambda b: np.log10(1 - b)),
+        ("weight_decay", -7, -2, np.log10),
+    ]:
+        drawn = np.array([scale(start.values[name]) for start in many])
+        assert low < drawn.min() < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < drawn.max() < high
+        assert drawn.mean() == pytest.approx((low + high) / 2, abs=0.06 * (high - low))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--inner", "lion"), "--inner 'lion', limit: sgd or adam"),
+        (("--inner", "adam", "--algorithm", "WD+LR"), "limit: Adam, Random Adam. Remedy: pass --inner sgd"),
+        (("--algorithm", "Adam"), "Remedy: pass --inner adam"),
+        (("--algorithm", "Baydin"), "limit: WD+LR+M, WD+LR, Lorraine, Random. Remedy: name one"),
+    ],
+)
+def test_an_algorithm_of_another_optimizer_is_refused(small, options, said):
+    result = small("clarke", "--data", "uci/small", *options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
 @pytest.mark.skipif("NESTGRAD_DATA" not in os.environ, reason="NESTGRAD_DATA is not set")
-def test_tuned_starts_on_energy_end_better_than_random_ones(lab):
+@pytest.mark.parametrize(("inner", "tuned", "untuned"), [("sgd", "WD+LR+M", "Random"), ("adam", "Adam", "Random Adam")])
+def test_tuned_starts_on_energy_end_better_than_random_ones(lab, inner, tuned, untuned):
     pytest.importorskip("nestgrad_jax")
     medians = {}
-    for algorithm in ("WD+LR+M", "Random"):
-        result = lab(
-            "clarke", "--backend", "jax", "--algorithm", algorithm, "--starts", 8, "--steps", 500, "--out", algorithm
-        )
+    for algorithm in (tuned, untuned):
+        choice = ("--inner", inner, "--algorithm", algorithm, "--starts", 8, "--steps", 500)
+        result = lab("clarke", "--backend", "jax", *choice, "--out", algorithm)
         assert result.exit_code == 0, result.output
         medians[algorithm] = json.loads((lab.folder / algorithm / "summary.json").read_text())["test_mse"]["median"]
-    assert medians["WD+LR+M"] < 0.5 * medians["Random"]
+    assert medians[tuned] < 0.5 * medians[untuned]

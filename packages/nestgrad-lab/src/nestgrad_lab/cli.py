@@ -140,9 +140,14 @@ def check(
 @app.command()
 def clarke(
     data: Annotated[str, typer.Option(help="A UCI set: uci/energy and so on.")] = "uci/energy",
+    inner: Annotated[str, typer.Option(help="The optimizer whose settings are tuned: sgd or adam.")] = "sgd",
     algorithm: Annotated[
-        str, typer.Option(help="WD+LR+M, WD+LR, Lorraine (WD alone) or Random (no tuning).")
-    ] = "WD+LR+M",
+        str | None,
+        typer.Option(
+            help="WD+LR+M, WD+LR, Lorraine (WD alone) or Random (no tuning); of Adam: Adam or Random Adam; the first "
+            "by default."
+        ),
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="torch or jax; the first that is installed by default.")] = None,
     every: Annotated[int, typer.Option(help="Training steps per hyper step.")] = 10,
     lookback: Annotated[int, typer.Option(help="Terms of the Neumann series.")] = 5,
@@ -161,6 +166,7 @@ def clarke(
 
     experiment = Experiment(
         data=data,
+        inner=cast("Any", inner),
         algorithm=algorithm,
         every=every,
         lookback=lookback,

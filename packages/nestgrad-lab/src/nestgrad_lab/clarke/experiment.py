@@ -13,9 +13,10 @@ import numpy as np
 from rich.console import Console
 
 from nestgrad import Implicit, Neumann
+from nestgrad_lab.clarke.algorithms import ALGORITHMS, algorithm_named
 from nestgrad_lab.clarke.starts import End, Start, draw_starts
 from nestgrad_lab.data import Dataset, load
-from nestgrad_lab.engines import CARRIES, Carry, Plan, backend_named
+from nestgrad_lab.engines import CARRIES, Carry, Inner, Plan, backend_named
 from nestgrad_lab.engines.engine import versions
 from nestgrad_lab.errors import OptionError
 from nestgrad_lab.models import test_score, validation_loss
@@ -26,23 +27,17 @@ from nestgrad_lab.stopping import asked_to_stop
 from nestgrad_lab.tables import print_table
 from nestgrad_lab.threads import one_thread
 
-ALGORITHMS: dict[str, tuple[str, ...]] = {
-    "WD+LR+M": ("learning_rate", "momentum", "weight_decay"),
-    "WD+LR": ("learning_rate", "weight_decay"),
-    "Lorraine": ("weight_decay",),
-    "Random": (),
-}
-"""What each algorithm of the paper tunes; the rest stays as drawn. Random trains on training and validation rows."""
 EVERY, LOOKBACK, HIDDEN = 10, 5, 50
 COLUMNS = ["start", "test_mse", "validation_loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """The options of `nestgrad clarke`."""
+    """The options of `nestgrad clarke`; algorithm None means the inner optimizer's first."""
 
     data: str = "uci/energy"
-    algorithm: str = "WD+LR+M"
+    inner: Inner = "sgd"
+    algorithm: str | None = None
     every: int = EVERY
     lookback: int = LOOKBACK
     carry: Carry = "weights"
@@ -63,11 +58,7 @@ class Experiment:
             ("--seed", self.seed, 0),
         ]:
             require_at_least(option, value, least)
-        if self.algorithm not in ALGORITHMS:
-            raise OptionError(
-                f"--algorithm {self.algorithm!r}, limit: {', '.join(ALGORITHMS)}. Remedy: name one of these."
-            )
-        if ALGORITHMS[self.algorithm] and self.steps < self.every:
+        if self.tuned and self.steps < self.every:
             raise OptionError(
                 f"--steps {self.steps}: no hyper step is due before step {self.every}, limit: at least --every. "
                 f"Remedy: pass --steps {self.every} or more, or a smaller --every."
@@ -79,6 +70,17 @@ class Experiment:
         if not self.data.startswith("uci/"):
             raise OptionError(f"--data {self.data!r}, limit: a UCI set of the paper. Remedy: --data uci/energy.")
 
+    @property
+    def named(self) -> str:
+        """The algorithm's name; OptionError where there is none such."""
+        return algorithm_named(self.inner, self.algorithm)
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """The hyperparameters that move."""
+        name = self.named
+        return ALGORITHMS[self.inner][name]
+
 
 def report_experiment(experiment: Experiment, console: Console | None = None) -> State:
     """Run it and print the table; returns how it ended."""
@@ -86,7 +88,7 @@ def report_experiment(experiment: Experiment, console: Console | None = None) ->
     summary, folder = repeat(experiment, console)
     figures = [[name.replace("_", " "), number(value)] for name, value in summary["test_mse"].items()]
     counts = [["starts finished", str(summary["finished"])], ["NaN, left out of the rest", str(summary["nan"])]]
-    title = f"{experiment.algorithm} on {experiment.data}: final test mean squared error"
+    title = f"{experiment.named} on {experiment.data}: final test mean squared error"
     print_table(console, title, ["", summary["backend"]], counts + figures)
     console.print(
         f"{summary['seconds']:.1f} s of training. {folder.path}: config.toml, starts.csv, summary.json",
@@ -102,11 +104,13 @@ def repeat(experiment: Experiment, console: Console | None = None) -> tuple[dict
         require_new(experiment.out)
     backend, _ = backend_named(experiment.backend)
     data = load(experiment.data)
-    train = data.train if ALGORITHMS[experiment.algorithm] else data.merged
-    starts = draw_starts(experiment.starts, len(data.features), HIDDEN, experiment.dtype, experiment.seed)
+    train = data.train if experiment.tuned else data.merged
+    starts = draw_starts(
+        experiment.starts, len(data.features), HIDDEN, experiment.dtype, experiment.seed, experiment.inner
+    )
     plans = [_plan(experiment, start) for start in starts]
     train_starts = importlib.import_module(f"nestgrad_lab.clarke.{backend}_starts").train_starts
-    name = f"clarke-{data.name}-{experiment.algorithm}-{backend}"
+    name = f"clarke-{data.name}-{experiment.named}-{backend}"
     folder = RunFolder.create(experiment.out or next_path(name), _config(experiment, backend, data))
     began, rows = time.perf_counter(), []
     state: State = "failed"
@@ -135,7 +139,7 @@ def repeat(experiment: Experiment, console: Console | None = None) -> tuple[dict
 
 
 def _plan(experiment: Experiment, start: Start) -> Plan:
-    tuned = ALGORITHMS[experiment.algorithm]
+    tuned = experiment.tuned
     return Plan(
         task="regression",
         dtype=experiment.dtype,
@@ -146,6 +150,7 @@ def _plan(experiment: Experiment, start: Start) -> Plan:
         tuned={name: value for name, value in start.values.items() if name in tuned},
         fixed={name: value for name, value in start.values.items() if name not in tuned},
         carry=experiment.carry,
+        inner=experiment.inner,
     )
 
 
@@ -182,7 +187,7 @@ def _summary(
     return {
         "state": state,
         "data": experiment.data,
-        "algorithm": experiment.algorithm,
+        "algorithm": experiment.named,
         "backend": backend,
         "steps": experiment.steps,
         "starts": experiment.starts,
@@ -197,10 +202,10 @@ def _config(experiment: Experiment, backend: str, data: Dataset) -> dict[str, An
     elsewhere = {"out", "backend", "every", "lookback", "carry"}
     options = {name: value for name, value in asdict(experiment).items() if name not in elsewhere}
     return {
-        "experiment": {**options, "backend": backend},
+        "experiment": {**options, "algorithm": experiment.named, "backend": backend},
         "data": {"sha256": data.sha256},
         "tuning": {
-            "tuned": list(ALGORITHMS[experiment.algorithm]),
+            "tuned": list(experiment.tuned),
             "every": experiment.every,
             "lookback": experiment.lookback,
             "carry": experiment.carry,

@@ -16,7 +16,14 @@ from jax import lax
 from nestgrad_lab.clarke.starts import End, Start
 from nestgrad_lab.data import Part
 from nestgrad_lab.engines import Plan
-from nestgrad_lab.engines.jax_engine import as_batch, device_named, model_loss, precision_and_device, sgd, tuner_for
+from nestgrad_lab.engines.jax_engine import (
+    OPTIMIZERS,
+    as_batch,
+    device_named,
+    model_loss,
+    precision_and_device,
+    tuner_for,
+)
 
 CHUNK = 100
 """Steps between two looks at the clock."""
@@ -79,13 +86,13 @@ def _tuned(plans: Sequence[Plan], weights: Sequence[Any]) -> tuple[Any, Any, Any
 
 def _plain(plans: Sequence[Plan], weights: Sequence[Any]) -> tuple[Any, Any, Any]:
     """The same three for training without tuning."""
-    loss = functools.partial(model_loss, plans[0].task)
+    loss, optimizer = functools.partial(model_loss, plans[0].task), OPTIMIZERS[plans[0].inner]
     values = _stacked([{name: jnp.asarray(value, plan.dtype) for name, value in plan.start.items()} for plan in plans])
     params = _stacked(weights)
-    opt_state = jax.vmap(lambda own, start: sgd(own).init(start))(values, params)
+    opt_state = jax.vmap(lambda own, start: optimizer(own).init(start))(values, params)
 
     def step(own: Any, params: Any, opt_state: Any, train: Any) -> tuple[Any, Any]:
-        updates, opt_state = sgd(own).update(jax.grad(loss)(params, None, train), opt_state, params)
+        updates, opt_state = optimizer(own).update(jax.grad(loss)(params, None, train), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     over_runs = jax.vmap(step, in_axes=(0, 0, 0, None))

@@ -17,6 +17,8 @@ from nestgrad_lab.models import Weights
 
 ENGINES = ("torch", "jax")
 """The backends that the lab trains with, the default first."""
+Inner = Literal["sgd", "adam"]
+"""The optimizer whose settings are tuned: SGD with momentum and weight decay, or Adam with decoupled weight decay."""
 Carry = Literal["weights", "weights_and_state"]
 CARRIES: tuple[Carry, ...] = ("weights", "weights_and_state")
 """What a hypergradient sees move, see nestgrad.WeightUpdate: the weights, or the optimizer's state as well."""
@@ -28,6 +30,7 @@ class Plan:
     """All that a framework needs to know besides data and weights.
 
     tuned: initial values of the hyperparameters that move; fixed: values of those that do not. carry: WeightUpdate's.
+    inner: the optimizer that these are the settings of.
     """
 
     task: Task
@@ -39,6 +42,7 @@ class Plan:
     tuned: Mapping[str, float]
     fixed: Mapping[str, float] = field(default_factory=dict)
     carry: Carry = "weights"
+    inner: Inner = "sgd"
 
     @property
     def start(self) -> dict[str, float]:

@@ -35,7 +35,7 @@ class JaxEngine:
             self._train, self._valid = as_batch(train, plan.dtype), as_batch(valid, plan.dtype)
             start = {name: jnp.asarray(value, plan.dtype) for name, value in weights.items()}
             loss = functools.partial(model_loss, plan.task)
-            self._plain_optimizer = sgd(plan.start)
+            self._plain_optimizer = OPTIMIZERS[plan.inner](plan.start)
             self._plain = (start, self._plain_optimizer.init(start))
             self._plain_losses: Any = jnp.zeros(0)
             self._train_scan = jax.jit(functools.partial(_plain_scan, loss, self._plain_optimizer))
@@ -113,13 +113,21 @@ def sgd(values: Any) -> optax.GradientTransformation:
     )
 
 
+def adam(values: Any) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay, whose derivative is finite at gradients of zero as well."""
+    return ng.optim.adamw(**values)
+
+
+OPTIMIZERS = {"sgd": sgd, "adam": adam}
+
+
 def tuner_for(loss: Any, plan: Plan, outer_optimizer: optax.GradientTransformation | None = None) -> ng.OnePass:
     """The one-pass tuner of the plan; its outer optimizer is Adam unless another is given."""
-    fixed = plan.fixed
-    update = ng.WeightUpdate(loss, lambda hparams: sgd({**fixed, **hparams}), plan.carry)
+    fixed, optimizer = plan.fixed, OPTIMIZERS[plan.inner]
+    update = ng.WeightUpdate(loss, lambda hparams: optimizer({**fixed, **hparams}), plan.carry)
     return ng.OnePass(
         ng.BilevelProblem(update, outer_loss=loss),
-        hparams=spaces(plan.tuned),
+        hparams=spaces(plan.tuned, plan.inner),
         every=plan.every,
         method=plan.method,
         outer_optimizer=outer_optimizer or optax.adam(plan.outer_lr),

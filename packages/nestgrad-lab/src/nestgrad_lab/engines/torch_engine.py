@@ -99,19 +99,13 @@ class TorchEngine:
 
 
 class _PlainRun:
-    """What one writes without nestgrad: a backward pass and torch.optim.SGD, on weights of its own."""
+    """What one writes without nestgrad: a backward pass and torch.optim, on weights of its own."""
 
     def __init__(self, loss: Any, weights: dict[str, Tensor], plan: Plan) -> None:
         self._loss = loss
         self.weights = {name: value.detach().clone().requires_grad_() for name, value in weights.items()}
         self.losses: list[Tensor] = []
-        start = plan.start
-        self._optimizer = torch.optim.SGD(
-            list(self.weights.values()),
-            lr=start["learning_rate"],
-            momentum=start["momentum"],
-            weight_decay=start["weight_decay"],
-        )
+        self._optimizer = _plain_optimizer(list(self.weights.values()), plan)
 
     def run(self, batches: list[dict[str, Tensor]]) -> None:
         """One step a batch."""
@@ -124,16 +118,24 @@ class _PlainRun:
             self.losses.append(loss.detach())
 
 
+def _plain_optimizer(weights: list[Tensor], plan: Plan) -> torch.optim.Optimizer:
+    start = plan.start
+    rate, decay = start["learning_rate"], start["weight_decay"]
+    if plan.inner == "adam":
+        return torch.optim.AdamW(weights, lr=rate, betas=(start["b1"], start["b2"]), weight_decay=decay)
+    return torch.optim.SGD(weights, lr=rate, momentum=start["momentum"], weight_decay=decay)
+
+
 def _tuner(loss: Any, plan: Plan) -> ng.OnePass:
     fixed = plan.fixed
 
     def optimizer(hparams: Any) -> Any:
         values = {**fixed, **hparams}
-        return ng.optim.sgd(values["learning_rate"], momentum=values["momentum"], weight_decay=values["weight_decay"])
+        return ng.optim.adamw(**values) if plan.inner == "adam" else ng.optim.sgd(**values)
 
     return ng.OnePass(
         ng.BilevelProblem(ng.WeightUpdate(loss, optimizer, plan.carry), outer_loss=loss),
-        hparams=spaces(plan.tuned),
+        hparams=spaces(plan.tuned, plan.inner),
         every=plan.every,
         method=plan.method,
         outer_optimizer=functools.partial(torch.optim.Adam, lr=plan.outer_lr),
