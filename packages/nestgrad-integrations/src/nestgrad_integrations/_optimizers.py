@@ -43,11 +43,6 @@ def _sgd(group: Group) -> dict[str, Any]:
     }
 
 
-def _sgd_rule(*, dampening: Any, nesterov: bool, **settings: Any) -> Any:
-    beside = {"dampening": dampening, "nesterov": nesterov} if nesterov or not _is_zero(dampening) else {}
-    return ng.optim.sgd(**settings, **beside)
-
-
 def _adam(group: Group) -> dict[str, Any]:
     b1, b2 = group["betas"]
     settings = {"learning_rate": group["lr"], "b1": b1, "b2": b2, "eps": group["eps"]}
@@ -84,7 +79,7 @@ _ADAM = Counterpart(
 
 _COUNTERPARTS: dict[type, Counterpart] = {
     torch.optim.SGD: Counterpart(
-        rule=_sgd_rule,
+        rule=ng.optim.sgd,
         settings=_sgd,
         tunable=("lr", "momentum", "weight_decay", "dampening"),
         state={"trace": "momentum_buffer"},
@@ -93,14 +88,14 @@ _COUNTERPARTS: dict[type, Counterpart] = {
     torch.optim.Adam: _ADAM,
     torch.optim.AdamW: _ADAM,
     torch.optim.RMSprop: Counterpart(
-        rule=lambda **settings: ng.optim.rmsprop(**settings),
+        rule=ng.optim.rmsprop,
         settings=_rmsprop,
         tunable=("lr", "alpha", "eps", "momentum", "weight_decay"),
         state={"v": "square_avg", "trace": "momentum_buffer", "mean": "grad_avg"},
         fixed=("centered",),
     ),
     torch.optim.Adagrad: Counterpart(
-        rule=lambda **settings: ng.optim.adagrad(**settings),
+        rule=ng.optim.adagrad,
         settings=_adagrad,
         tunable=("lr", "eps", "weight_decay", "lr_decay"),
         state={"sum": "sum"},

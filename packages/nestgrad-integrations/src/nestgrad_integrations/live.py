@@ -72,7 +72,7 @@ class LiveOnePass:
         state: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        _check_choices(module, method, clip_grad_norm, outer_mode)
+        _check_choices(module, every, method, clip_grad_norm, outer_mode)
         known = counterpart(optimizer)
         _groups.check_names(hparams, known, optimizer)
         homes = _groups.homes(module, optimizer)
@@ -230,7 +230,7 @@ class LiveOnePass:
             return self._outer_loss(params, hparams, batch)
 
 
-def _check_choices(module: Any, method: Any, clip_grad_norm: Any, outer_mode: Any) -> None:
+def _check_choices(module: Any, every: Any, method: Any, clip_grad_norm: Any, outer_mode: Any) -> None:
     """Refuse, by name, what has no meaning in a loop that is not ours."""
     if not isinstance(module, nn.Module):
         raise InvalidInput(
@@ -242,6 +242,8 @@ def _check_choices(module: Any, method: Any, clip_grad_norm: Any, outer_mode: An
             f"LiveOnePass.module: a {type(module).__name__}, limit: 1 process. "
             "Remedy: nestgrad_torch.OnePass(process_group=...), which takes the step itself."
         )
+    if every is None:
+        raise InvalidInput("LiveOnePass.every: got None, limit: an int of at least 1. Remedy: every=10.")
     if not isinstance(method, Implicit):
         raise UnsupportedSpec(
             f"LiveOnePass.method: got {method!r}, limit: Implicit, which looks at one step only. "
