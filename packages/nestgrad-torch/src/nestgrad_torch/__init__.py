@@ -22,6 +22,9 @@ from nestgrad_torch._response import newton_step as newton_step
 from nestgrad_torch._solvers._common import SOLVERS as SOLVERS
 from nestgrad_torch._solvers._common import Solve as Solve
 from nestgrad_torch._verify import verify as verify
+from nestgrad_torch.tuners.baselines import Fixed as Fixed
+from nestgrad_torch.tuners.baselines import RandomMultiplier as RandomMultiplier
+from nestgrad_torch.tuners.full_horizon import FullHorizon as FullHorizon
 from nestgrad_torch.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_torch.tuners.one_pass import OnePass as OnePass
 from nestgrad_torch.tuners.one_pass import per_parameter as per_parameter

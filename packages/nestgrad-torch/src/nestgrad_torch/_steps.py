@@ -198,3 +198,14 @@ class Draws:
         torch.set_rng_state(self.cpu)
         for index, state in self._cuda.items():
             torch.cuda.set_rng_state(state, index)
+
+    def as_tree(self) -> dict[str, Any]:
+        """The states as a tree of tensors, fit to be part of a saved state."""
+        return {"cpu": self.cpu, "cuda": {str(index): state for index, state in self._cuda.items()}}
+
+
+def draw_again(kept: dict[str, Any]) -> None:
+    """Set the generators back to `Draws.as_tree`."""
+    torch.set_rng_state(kept["cpu"])
+    for index, state in kept["cuda"].items():
+        torch.cuda.set_rng_state(state, int(index))

@@ -17,7 +17,7 @@ def harness(device: str = "cpu") -> Harness:
         backend=nestgrad_torch,
         xp=torch,
         from_numpy=lambda array: torch.as_tensor(array, device=device),
-        to_numpy=lambda tensor: np.asarray(tensor.detach().cpu()),
+        to_numpy=lambda x: np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x),
         dtypes=("float64", "float32"),
         sgd=nestgrad_torch.optim.sgd,
         adam=lambda learning_rate: functools.partial(torch.optim.Adam, lr=learning_rate),

@@ -1,5 +1,8 @@
-"""Tuners: objects with init(params) -> state and step(state, inner_batch, outer_batch) -> (state, info)."""
+"""Tuners: objects with init(params) -> state and step(state, inner_batch[, outer_batch]) -> (state, info)."""
 
+from nestgrad_torch.tuners.baselines import Fixed as Fixed
+from nestgrad_torch.tuners.baselines import RandomMultiplier as RandomMultiplier
+from nestgrad_torch.tuners.full_horizon import FullHorizon as FullHorizon
 from nestgrad_torch.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_torch.tuners.one_pass import OnePass as OnePass
 from nestgrad_torch.tuners.one_pass import per_parameter as per_parameter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from nestgrad import (
+    Event,
+    Guard,
     HyperGradient,
     InvalidInput,
     Space,
@@ -26,6 +29,7 @@ from nestgrad import (
     tree,
 )
 from nestgrad_torch._derivatives import functional_optimizer, scalar_loss
+from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, flat
 from nestgrad_torch.distributed import is_sharded, unwrapped
@@ -123,8 +127,33 @@ class Tuner:
         values = tree.leaves(self._natural(tree.unflatten(hparams, leaves)))
         return [list(torch.autograd.grad(values, leaves, part, retain_graph=True)) for part in parts]
 
+    def _in_leaves(self, hparams: Any, found: Findings) -> Findings:
+        """Findings in natural values, turned into those in the leaves; without an adjoint and what the run ended as."""
+        direct, indirect = self._chain(hparams, [found.direct, found.indirect])
+        total = [a + b for a, b in zip(direct, indirect, strict=True)]
+        norms = torch.stack([vector_norm(part, 1) for part in total])
+        return dataclasses.replace(
+            found,
+            total=total,
+            direct=direct,
+            indirect=indirect,
+            figures=torch.cat([found.figures[: -len(total)], norms]),
+            adjoint=None,
+            params=None,
+            opt_state=None,
+        )
+
     def _inner_loss(self, params: Any, values: Any, batch: Any) -> Tensor:
         return scalar_loss(self._update.loss, "inner loss", params, values, batch)
+
+    def _guarded(self, guard: Guard, outer_optimizer: Any, found: HyperGradient, state: Any, after: Any) -> Event:
+        """The outer step that the guard allows, written into `after`, and what the guard did."""
+        event, scale = guard.judge(total_norm(found), finite=is_finite(found))
+        after["events"] = {name: n + (event.name.lower() == name) for name, n in state["events"].items()}
+        if event is not Event.SKIPPED:
+            grads = [grad if scale == 1.0 else grad * scale for grad in tree.leaves(found.total)]
+            after["hparams"], after["outer_opt_state"] = self._move(outer_optimizer, state, grads)
+        return event
 
     @torch.no_grad()
     def _move(self, outer_optimizer: Any, state: Any, grads: list[Tensor]) -> tuple[Any, list[dict[str, Any]]]:
@@ -204,6 +233,11 @@ def require_steppable(tuner: str, outer_optimizer: Any, start: Any) -> None:
             f"{tuner}.outer_optimizer: {type(optimizer).__name__} evaluates a closure several times a step, limit: 1 "
             "gradient a step. Remedy: functools.partial(torch.optim.Adam, lr=0.05)."
         )
+
+
+def no_events() -> dict[str, int]:
+    """The counts of a guard that has seen nothing."""
+    return {"clipped": 0, "skipped": 0}
 
 
 def is_finite(found: HyperGradient) -> bool:

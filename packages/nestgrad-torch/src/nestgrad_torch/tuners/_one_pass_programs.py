@@ -89,7 +89,7 @@ class BlockPrograms:
         moved: dict[str, Any] = {}
         if tuned:
             point = empty.holding(state["params"], state["buffers"])
-            state, loss, findings = work.tune(point, state, batches[-1], given["outer_batch"], audit=True)
+            state, loss, (findings,) = work.tune(point, state, batches[-1], given["outer_batch"], audit=True)
             losses.append(loss)
             found = findings.tensors(), [findings.report]
             moved = self._moved(state["hparams"], findings.total, given.get("outer_opt_state"))

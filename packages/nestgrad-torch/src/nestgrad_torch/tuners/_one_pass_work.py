@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nestgrad import BilevelProblem, Implicit, WeightUpdate, tree
+from nestgrad import BilevelProblem, Implicit, Unrolled, WeightUpdate, tree
 from nestgrad_torch._derivatives import (
+    Linearization,
     Place,
     gradient,
     gradient_with_graph,
@@ -19,8 +20,9 @@ from nestgrad_torch._derivatives import (
     scalar_loss,
 )
 from nestgrad_torch._modules import recomputation_refused
+from nestgrad_torch._rules._call import Call
 from nestgrad_torch._rules._findings import Findings
-from nestgrad_torch._rules.implicit import implicit
+from nestgrad_torch._rules.implicit import PLAIN, Extras, implicit
 from nestgrad_torch._second_order import require_twice_differentiable, second_order
 from nestgrad_torch._tree import Params, split
 from nestgrad_torch.tuners._common import advanced
@@ -35,7 +37,7 @@ class Work:
     """
 
     problem: BilevelProblem
-    method: Implicit
+    method: Implicit | Unrolled | None
     natural: Callable[[Any], Any]
 
     @property
@@ -49,19 +51,22 @@ class Work:
         self, point: Params, state: Any, settings: Any, batch: Any, *, audit: bool
     ) -> tuple[dict[str, Any], Tensor]:
         """(the state after a training step, the loss before it)."""
-        buffers, weights = point.fresh_buffers(), point.fresh()
-        loss = scalar_loss(self.update.loss, "inner loss", point.view(weights, buffers), settings, batch)
-        with recomputation_refused(point.module) if audit else contextlib.nullcontext():
-            value, *grads = point.group.mean([loss.detach(), *gradient(loss, weights)])
-        params, opt_state = advanced(self.update, point, grads, state, settings)
-        return {**state, "params": params, "opt_state": opt_state, "buffers": buffers}, value
+        return trained(self.update, point, state, settings, batch, audit=audit)
 
     def tune(
-        self, point: Params, state: Any, inner_batch: Any, outer_batch: Any, *, audit: bool
-    ) -> tuple[dict[str, Any], Tensor, Findings]:
-        """(the state after a training step, the loss before it, the hypergradient in the leaves after it).
+        self,
+        point: Params,
+        state: Any,
+        inner_batch: Any,
+        outer_batch: Any,
+        *,
+        audit: bool,
+        methods: Sequence[Implicit] = (),
+    ) -> tuple[dict[str, Any], Tensor, list[Findings]]:
+        """(the state after a training step, the loss before it, hypergradients in the leaves after it).
 
-        The training gradient is shared between the two; all derivatives of u are taken before the step.
+        One hypergradient for each of the methods, or that of the tuner's own. The training gradient is shared between
+        step and hypergradient; all derivatives of u are taken before the step.
         """
         leaves = [h.detach().requires_grad_() for h in tree.leaves(state["hparams"])]
         start = tree.unflatten(state["hparams"], leaves)
@@ -82,10 +87,33 @@ class Work:
                 state["opt_state"],
                 slope=slope,
             )
-            linear.damping = self.method.damping
             arrived = point.holding(params, buffers)
             reached = arrived.vector()
             outer = scalar_loss(self.problem.outer_loss, "outer_loss", arrived.shape(reached), values, outer_batch)
-            found = implicit(self.method, linear, outer, reached, start)
+            extras, found = self._extras(point, state, linear), []
+            for method in methods or (self.method,):
+                assert isinstance(method, Implicit)  # noqa: S101  (others have a rule of their own)
+                linear.damping = method.damping
+                found.append(implicit(method, linear, outer, reached, start, extras=extras))
             (value,) = point.group.mean([loss.detach()])
         return {**state, "params": params, "opt_state": opt_state, "buffers": buffers}, value, found
+
+    def _extras(self, point: Params, state: Any, linear: Linearization) -> Extras:
+        """The adjoint that a state carries, for the solve to start from, and how it becomes a tree."""
+        if "adjoint" not in state:
+            return PLAIN
+        call = Call(problem=self.problem, point=point, hparams=state["hparams"])
+        start = call.adjoint_vector(state["adjoint"], linear, "state['adjoint']")
+        return Extras(start=start, adjoint=lambda vector: call.adjoint_tree(vector, linear))
+
+
+def trained(
+    update: WeightUpdate, point: Params, state: Any, settings: Any, batch: Any, *, audit: bool
+) -> tuple[dict[str, Any], Tensor]:
+    """(the state after a training step, the loss before it)."""
+    buffers, weights = point.fresh_buffers(), point.fresh()
+    loss = scalar_loss(update.loss, "inner loss", point.view(weights, buffers), settings, batch)
+    with recomputation_refused(point.module) if audit else contextlib.nullcontext():
+        value, *grads = point.group.mean([loss.detach(), *gradient(loss, weights)])
+    params, opt_state = advanced(update, point, grads, state, settings)
+    return {**state, "params": params, "opt_state": opt_state, "buffers": buffers}, value

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from nestgrad import (
     BilevelProblem,
+    Event,
+    Guard,
     HyperGradient,
     Implicit,
     InvalidInput,
@@ -18,36 +21,46 @@ from nestgrad import (
     OnePassRun,
     OnePassState,
     Space,
+    Unrolled,
     check_block,
     check_one_pass,
+    choosing,
     error_for,
+    space_paths,
     tree,
+    window_position,
 )
 from nestgrad_torch._compile.hypergradients import require_traceable
+from nestgrad_torch._derivatives import is_carried
 from nestgrad_torch._rules._findings import Findings, result
 from nestgrad_torch._tree import Params, check_matching
-from nestgrad_torch.tuners._common import Tuner, require_callable, require_steppable, with_gradients
+from nestgrad_torch.tuners._common import Tuner, no_events, require_callable, require_steppable, with_gradients
 from nestgrad_torch.tuners._one_pass_programs import BlockPrograms, alike
 from nestgrad_torch.tuners._one_pass_work import Work
 from nestgrad_torch.tuners._outer_step import formula
+from nestgrad_torch.tuners._window import along, entered
 
 
 class OnePass(Tuner):
     """Tune hparams during one training run; nestgrad._tuners.one_pass defines each step (Clarke et al. 2022).
 
     problem: its inner problem is a WeightUpdate. hparams: a tree of spaces, each holding the initial natural value.
-    every: training steps per hyper step. method: Implicit, with Neumann, Identity or Dense. outer_optimizer: takes a
-    list of leaf tensors and returns a torch.optim optimizer, as functools.partial(torch.optim.Adam, lr=0.05) does; it
-    is called for every hyper step, its moments being in the state.
+    every: training steps per hyper step. method: Implicit, or Unrolled along the last num_steps steps before the hyper
+    step, which are taken once for the run and once more, with the same random draws, for the derivative. With `every`
+    or method left out they are found by measuring. outer_optimizer: takes a list of leaf tensors and returns a
+    torch.optim optimizer, as functools.partial(torch.optim.Adam, lr=0.05) does; it is called for every hyper step, its
+    moments being in the state.
 
-    throw: raise when a hypergradient is NaN or infinite (NonFinite, or the solver's own error); otherwise
-    info.hypergradient.status says so. A series that diverges and is finite is not an error here: its few terms are what
-    the method defines; the status records it.
+    warm_start: each solve starts from the last hyper step's adjoint. guard: what to do with a hypergradient that is not
+    finite or too long; with one, none raises. throw: raise when a hypergradient is NaN or infinite (NonFinite, or the
+    solver's own error); otherwise info.hypergradient.status says so. A series that diverges and is finite is not an
+    error here: its few terms are what the method defines; the status records it.
 
     compile: make programs of the steps, and in `run` one of each block of `every` steps that ends with a hyper step,
     as `hypergradient(compile=True)` does: traced once for these shapes and Python values, the fastest form kept. The
     outer optimizer's step is part of them where it is functools.partial of torch.optim.Adam (lr, betas, eps) or
-    torch.optim.SGD (lr), and stays outside otherwise.
+    torch.optim.SGD (lr), and stays outside otherwise, as it does with a guard. Hypergradients along a window, and those
+    of a method that is yet to be chosen, stay eager; the training steps between them do not.
 
     process_group: a torch.distributed group, each process of which gives its own batches; the run is that of one
     process on the joined batches (see nestgrad_torch.distributed). A DistributedDataParallel or a fully sharded module
@@ -62,31 +75,47 @@ class OnePass(Tuner):
         problem: BilevelProblem,
         *,
         hparams: Any,
-        every: int,
-        method: Implicit,
+        every: int | None = None,
+        method: Implicit | Unrolled | None = None,
         outer_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+        warm_start: bool = False,
+        guard: Guard | None = None,
         throw: bool = True,
         compile: bool = False,  # noqa: A002
         process_group: Any = None,
     ) -> None:
-        super().__init__(check_one_pass(problem, hparams, every, method), hparams, process_group)
-        self.problem, self.every, self.method = problem, every, method
-        self.outer_optimizer, self.throw = outer_optimizer, throw
-        require_callable("OnePass", outer_optimizer)
+        update = check_one_pass(problem, hparams, every, method, warm_start=warm_start, guard=guard)
+        super().__init__(update, hparams, process_group)
+        self.problem, self.method = problem, method
+        self.every = choosing.interval_for(method) if every is None and method is not None else every
+        self.outer_optimizer, self.warm_start, self.guard, self.throw = outer_optimizer, warm_start, guard, throw
+        require_callable(type(self).__name__, outer_optimizer)
         self._work = Work(problem, method, self._natural)
         self._programs: BlockPrograms | None = None
         if compile:
-            require_traceable(problem.inner, method, process_group=process_group)
-            self._programs = BlockPrograms(self._work, formula(outer_optimizer), self._clipped)
+            require_traceable(problem.inner, method or choosing.series(1, 1.0), process_group=process_group)
+            # A guard reads the hypergradient before the outer step, which is then no part of a program.
+            outer = formula(outer_optimizer) if guard is None else None
+            self._programs = BlockPrograms(self._work, outer, self._clipped)
 
     @torch.inference_mode(mode=False)
     def init(self, params: Any) -> OnePassState:
         """The state before the first step. params: a tree of tensors or an nn.Module; its values are copied."""
         state = self._begin(params)
         if self._programs is not None and self._structure is not None and self._structure.group.size > 1:
-            require_traceable(self.problem.inner, self.method, process_group=self._structure.group)
-        require_steppable("OnePass", self.outer_optimizer, state["hparams"])
-        return {**state, "outer_opt_state": [{} for _ in tree.leaves(state["hparams"])]}  # type: ignore[return-value]
+            method = self.method or choosing.series(1, 1.0)
+            require_traceable(self.problem.inner, method, process_group=self._structure.group)
+        require_steppable(type(self).__name__, self.outer_optimizer, state["hparams"])
+        state["outer_opt_state"] = [{} for _ in tree.leaves(state["hparams"])]
+        if self.warm_start:
+            state["adjoint"] = self._no_adjoint(state)
+        if self.method is None:
+            state["chosen"] = choosing.first_choice(self.every)
+        if self.guard is not None:
+            state["events"] = no_events()
+        if isinstance(self.method, Unrolled):
+            state["window"] = {}
+        return state  # type: ignore[return-value]
 
     def step(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         """One training step, and a hyper step when `every` divides the count; the state passed in is not changed."""
@@ -98,42 +127,47 @@ class OnePass(Tuner):
         return with_gradients(self._run, state, list(inner_batches), outer_batch)
 
     def _step(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
-        reached, loss, found = self._advanced(state, inner_batch, outer_batch)
+        reached, loss, tuned = self._advanced(state, inner_batch, outer_batch)
         settings, idle = self._recall.about(reached["hparams"])
-        info = OnePassInfo(
-            inner_loss=loss,
-            tuned=found is not None,
-            hypergradient=idle if found is None else found,
-            hparams=settings,
-        )
+        found, event = (idle, Event.NONE) if tuned is None else tuned
+        info = OnePassInfo(inner_loss=loss, tuned=tuned is not None, hypergradient=found, hparams=settings, event=event)
         return reached, info
 
-    def _advanced(
-        self, state: OnePassState, inner_batch: Any, outer_batch: Any
-    ) -> tuple[OnePassState, Tensor, HyperGradient | None]:
-        """(the state after one step, the loss before it, what a hyper step found)."""
-        point, tuned = self._point(state), (state["step"] + 1) % self.every == 0
+    def _advanced(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, Tensor, _Tuned]:
+        """(the state after one step, the loss before it, the hypergradient and the event of a hyper step)."""
+        point, tuned = self._point(state), self._is_due(state)
         self._check(point, state, inner_batch, outer_batch)
-        findings = None
-        if self._programs is not None:
-            after, losses, findings = self._programs.run(point, state, [inner_batch], outer_batch, tuned=tuned)
-            loss = losses[0]
-        elif tuned:
-            audit = state["step"] < self.every
-            after, loss, findings = self._work.tune(point, state, inner_batch, outer_batch, audit=audit)
+        window = self._entered(point, state, inner_batch) if isinstance(self.method, Unrolled) else None
+        at_the_step, findings = tuned and window is None, []
+        if self._programs is not None and not (at_the_step and self.method is None):
+            after, losses, found = self._programs.run(point, state, [inner_batch], outer_batch, tuned=at_the_step)
+            loss, findings = losses[0], [found]
+        elif at_the_step:
+            audit, methods = self._is_early(state), self._methods(state)
+            after, loss, findings = self._work.tune(
+                point, state, inner_batch, outer_batch, audit=audit, methods=methods
+            )
         else:
             settings, _ = self._recall.about(state["hparams"])
             after, loss = self._work.train(point, state, settings, inner_batch, audit=not state["step"])
         reached: OnePassState = {**after, "step": state["step"] + 1}  # type: ignore[typeddict-item]
-        return reached, loss, None if findings is None else self._ended(state, reached, findings)
+        if window is not None:
+            reached["window"] = {} if tuned else window
+            findings = [self._along(point, state, window, outer_batch)] if tuned else []
+        if tuned:
+            return reached, loss, self._ended(state, reached, findings)
+        if "chosen" in state:
+            reached["chosen"] = choosing.after_step(state["chosen"])
+        return reached, loss, None
 
     def _run(self, state: OnePassState, inner_batches: list[Any], outer_batch: Any) -> tuple[OnePassState, OnePassRun]:
         losses: list[Tensor] = []
-        found: list[HyperGradient] = []
+        found: list[tuple[HyperGradient, Event]] = []
+        in_blocks = self._programs is not None and isinstance(self.method, Implicit)
         while inner_batches:
-            count = self.every - state["step"] % self.every
+            count = 1 if self.every is None else self.every - state["step"] % self.every
             block, inner_batches = inner_batches[:count], inner_batches[count:]
-            if self._programs is not None and len(block) == self.every and alike(block):
+            if in_blocks and len(block) == self.every and alike(block):
                 state, seen, tuned = self._block(state, block, outer_batch)
                 losses.append(seen)
                 found.append(tuned)
@@ -143,37 +177,119 @@ class OnePass(Tuner):
                 losses.append(loss.reshape(1))
                 found += [] if tuned is None else [tuned]
         joined = losses[0] if len(losses) == 1 else torch.cat(losses)
-        hparams = self._recall.about(state["hparams"])[0]
-        return state, OnePassRun(inner_losses=joined, hypergradients=tuple(found), hparams=hparams)
+        seen = OnePassRun(
+            inner_losses=joined,
+            hypergradients=tuple(each for each, _ in found),
+            hparams=self._recall.about(state["hparams"])[0],
+            events=tuple(event for _, event in found),
+        )
+        return state, seen
 
     def _block(
         self, state: OnePassState, block: list[Any], outer_batch: Any
-    ) -> tuple[OnePassState, Tensor, HyperGradient]:
+    ) -> tuple[OnePassState, Tensor, tuple[HyperGradient, Event]]:
         """`every` training steps, the last a hyper step, as one program."""
         assert self._programs is not None  # noqa: S101
         point = self._point(state)
         self._check(point, state, block, outer_batch)
         after, losses, findings = self._programs.run(point, state, block, outer_batch, tuned=True)
         reached: OnePassState = {**after, "step": state["step"] + len(block)}  # type: ignore[typeddict-item]
-        assert findings is not None  # noqa: S101
-        return reached, losses, self._ended(state, reached, findings)
+        return reached, losses, self._ended(state, reached, [findings])
 
     def _check(self, point: Params, state: OnePassState, inner_batch: Any, outer_batch: Any) -> None:
         """Refuse, at a run's first steps, what does not match params."""
-        if state["step"] < self.every:
+        if self._is_early(state):
             check_matching(point, hparams=state["hparams"], inner_batch=inner_batch, outer_batch=outer_batch)
 
-    def _ended(self, state: OnePassState, reached: OnePassState, findings: Findings) -> HyperGradient:
+    def _is_early(self, state: OnePassState) -> bool:
+        """Whether no hyper step was taken before."""
+        return state["step"] < (self.every or choosing.interval(1))
+
+    def _is_due(self, state: OnePassState) -> bool:
+        """Whether a hyper step goes with the next training step."""
+        if self.method is None:
+            chosen = state["chosen"]  # type: ignore[typeddict-item]
+            return chosen["since"] + 1 == chosen["every"]
+        return (state["step"] + 1) % self.every == 0  # type: ignore[operator]
+
+    def _methods(self, state: OnePassState) -> tuple[Implicit, ...]:
+        """By what to find the hypergradient of this hyper step, first; after it, what a probe compares it with."""
+        if self.method is not None:
+            return (cast("Implicit", self.method),)
+        chosen = state["chosen"]  # type: ignore[typeddict-item]
+        if chosen["until_probe"]:
+            return (choosing.series(chosen["num_terms"], chosen["step_size"]),)
+        below, now, far = choosing.probed(chosen)
+        return now, below, far
+
+    def _no_adjoint(self, state: Any) -> Any:
+        """A zero adjoint, shaped like those of the method."""
+        zeros = tree.map(torch.zeros_like, state["params"])
+        if self._update.carry == "weights":
+            return zeros
+        carried = [leaf for leaf in tree.leaves(state["opt_state"]) if is_carried(leaf)]
+        return {"params": zeros, "opt_state": [torch.zeros_like(leaf) for leaf in carried]}
+
+    def _entered(self, point: Params, state: Any, inner_batch: Any) -> dict[str, Any]:
+        """The window as the next step enters it."""
+        method = cast("Unrolled", self.method)
+        return entered(point, state, inner_batch, window_position(state["step"], self.every, method.num_steps))  # type: ignore[arg-type]
+
+    def _along(self, point: Params, state: Any, window: dict[str, Any], outer_batch: Any) -> Findings:
+        """The hypergradient along the window, in the leaves."""
+        values, _ = self._recall.about(state["hparams"])
+        method = cast("Unrolled", self.method)
+        return self._in_leaves(state["hparams"], along(method, self.problem, point, window, values, outer_batch))
+
+    def _ended(self, state: Any, reached: Any, findings: list[Any]) -> tuple[HyperGradient, Event]:
         """The hypergradient, read and watched; the leaves move by it unless a program has moved them."""
-        found, report = result(self.method, state["hparams"], findings, throw=False)
+        method, *probes = self._methods(state)
+        found, report = result(method, state["hparams"], findings[0], throw=False)
+        if self.method is None:
+            reached["chosen"] = self._choice(state, found, probes, findings[1:])
+        if self.warm_start:
+            reached["adjoint"] = found.adjoint if report.finite else state["adjoint"]
+            found = dataclasses.replace(found, adjoint=None)
+        if self.guard is not None:
+            return found, self._guarded(self.guard, self.outer_optimizer, found, state, reached)
         if report.finite:
             self._watch.see(math.fsum(report.sizes), step=reached["step"])
         elif self.throw and not found.status.ok:
-            raise error_for(found.status, self.method, found.stats, where=f"training step {reached['step']}")
-        if self._programs is None or self._programs.outer is None:
+            raise error_for(found.status, method, found.stats, where=f"training step {reached['step']}")
+        if self._programs is None or self._programs.outer is None or not isinstance(self.method, Implicit):
             moved = self._move(self.outer_optimizer, state, tree.leaves(found.total))
             reached["hparams"], reached["outer_opt_state"] = moved
-        return found
+        return found, Event.NONE
+
+    def _choice(
+        self, state: Any, now: HyperGradient, probes: list[Implicit], findings: list[Findings]
+    ) -> choosing.Chosen:
+        """The numbers in force after this hyper step, chosen anew where it was a probe."""
+        if not probes:
+            return choosing.after_hyper_step(state["chosen"])
+        rows = zip(probes, findings, strict=True)
+        below, far = (result(method, state["hparams"], found, throw=False) for method, found in rows)
+        return choosing.after_probe(
+            state["chosen"],
+            below=self._cosines(below[0], far[0]),
+            now=self._cosines(now, far[0]),
+            contraction=float(far[0].stats.contraction),
+            finite=far[1].finite,
+            free=self.every is None,
+        )
+
+    def _cosines(self, one: HyperGradient, other: HyperGradient) -> list[float]:
+        """Between the totals, an entry a space."""
+        rows: dict[str, tuple[list[float], list[float]]] = {}
+        pairs = zip(tree.leaves(one.total), tree.leaves(other.total), strict=True)
+        for path, pair in zip(space_paths(self.spaces, one.total), pairs, strict=True):
+            for row, leaf in zip(rows.setdefault(path, ([], [])), pair, strict=True):
+                row.extend(leaf.reshape(-1).tolist())
+        return [choosing.cosine(*row) for row in rows.values()]
+
+
+_Tuned = tuple[HyperGradient, Event] | None
+"""What a hyper step found, and what its guard did."""
 
 
 def per_parameter(space: Space, params: Any) -> Space:

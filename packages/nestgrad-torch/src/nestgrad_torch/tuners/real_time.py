@@ -12,11 +12,14 @@ from torch.linalg import vector_norm
 
 from nestgrad import (
     BilevelProblem,
+    Event,
+    Guard,
     HyperGradient,
     OnePassInfo,
     RealTimeState,
     Stats,
     Status,
+    check_guard,
     check_real_time,
     error_for,
     tree,
@@ -30,6 +33,7 @@ from nestgrad_torch._tree import Params, check_matching, flat, split
 from nestgrad_torch.tuners._common import (
     Tuner,
     is_finite,
+    no_events,
     require_alone,
     require_callable,
     require_steppable,
@@ -42,7 +46,8 @@ class RealTime(Tuner):
     """Tune hparams by sensitivities carried along the run (Franceschi et al. 2017, Donini et al. 2020).
 
     nestgrad._tuners.real_time defines each step. outer_optimizer: a function of a list of leaf tensors that returns a
-    torch.optim optimizer. throw: raise when a hypergradient is NaN or infinite.
+    torch.optim optimizer. guard: what to do with a hypergradient that is not finite or too long; with one, none raises.
+    throw: raise when a hypergradient is NaN or infinite.
     """
 
     def __init__(
@@ -53,11 +58,13 @@ class RealTime(Tuner):
         every: int,
         decay: float,
         outer_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+        guard: Guard | None = None,
         throw: bool = True,
     ) -> None:
+        check_guard("RealTime", guard)
         super().__init__(check_real_time(problem, hparams, every, decay), hparams)
         self.problem, self.every, self.decay = problem, every, decay
-        self.outer_optimizer, self.throw = outer_optimizer, throw
+        self.outer_optimizer, self.guard, self.throw = outer_optimizer, guard, throw
         require_callable("RealTime", outer_optimizer)
 
     def __repr__(self) -> str:
@@ -75,6 +82,7 @@ class RealTime(Tuner):
             **state,
             "outer_opt_state": [{} for _ in leaves],
             "sensitivities": leaves[0].new_zeros(sum(leaf.numel() for leaf in leaves), size),
+            **({} if self.guard is None else {"events": no_events()}),
         }
 
     def step(self, state: RealTimeState, inner_batch: Any, outer_batch: Any) -> tuple[RealTimeState, OnePassInfo]:
@@ -101,17 +109,24 @@ class RealTime(Tuner):
             "sensitivities": rows,
             "step": count,
         }
-        tuned = count % self.every == 0
+        tuned, event = count % self.every == 0, Event.NONE
         if tuned:
             moved = vector_norm(reached.weights - before.weights)
             found = self._hypergradient(after, point, leaves, pieces, outer_batch, moved)
-            if self.throw and not found.status.ok and not is_finite(found):
-                raise error_for(found.status, self, found.stats, where=f"training step {count}")
-            self._watch.see(total_norm(found), step=count)
-            moves = self._move(self.outer_optimizer, state, tree.leaves(found.total))
-            after["hparams"], after["outer_opt_state"] = moves
+            event = self._followed(found, state, after)
             settings = self.values(after)
-        return after, OnePassInfo(inner_loss=losses[0], tuned=tuned, hypergradient=found, hparams=settings)
+        return after, OnePassInfo(inner_loss=losses[0], tuned=tuned, hypergradient=found, hparams=settings, event=event)
+
+    def _followed(self, found: HyperGradient, state: Any, after: Any) -> Event:
+        """The outer step, written into `after`; what the guard did."""
+        if self.guard is not None:
+            return self._guarded(self.guard, self.outer_optimizer, found, state, after)
+        if self.throw and not found.status.ok and not is_finite(found):
+            raise error_for(found.status, self, found.stats, where=f"training step {after['step']}")
+        self._watch.see(total_norm(found), step=after["step"])
+        moves = self._move(self.outer_optimizer, state, tree.leaves(found.total))
+        after["hparams"], after["outer_opt_state"] = moves
+        return Event.NONE
 
     def _moment(self, point: Params, state: Any) -> Moment:
         weights = flat([leaf.detach() for leaf in point.leaves])
