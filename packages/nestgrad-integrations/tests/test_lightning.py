@@ -22,9 +22,6 @@ _spec.loader.exec_module(loops)
 pytestmark = [
     # Lightning 2.6.6 asks torch's trees in a way that torch 2.13 has deprecated.
     pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"),
-    # Lightning advises more workers and says how short the epochs of a test are.
-    pytest.mark.filterwarnings(r"ignore:The '.*' does not have many workers:UserWarning"),
-    pytest.mark.filterwarnings(r"ignore:The number of training batches:UserWarning"),
 ]
 
 
@@ -86,6 +83,13 @@ def test_dropout_and_batch_norm_are_followed_though_the_module_itself_is_not_cal
     tuned = callback(every=1)
     trainer(tmp_path, tuned, max_epochs=1).fit(Module(noisy=True), loader(6))
     assert tuned.state_dict()["step"] == 6
+
+
+def test_double_precision_is_followed(tmp_path):
+    tuned = callback(every=1)
+    trainer(tmp_path, tuned, max_epochs=1, precision="64-true").fit(Module(), loader(3))
+    assert tuned.values()["lr"].dtype is torch.float64
+    assert tuned.state_dict()["step"] == 3
 
 
 def test_outer_batches_leave_the_random_numbers_of_training_alone(tmp_path):

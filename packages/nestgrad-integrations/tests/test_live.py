@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 import nestgrad_torch as ng  # noqa: E402
-from nestgrad import BilevelProblem, Identity, Implicit, Log10, Logit, Neumann, WeightUpdate, tree  # noqa: E402
+from nestgrad import GMRES, BilevelProblem, Guard, Identity, Implicit, Log10, Logit, Neumann, WeightUpdate, tree  # noqa: E402
 
 _spec = importlib.util.spec_from_file_location("loops", pathlib.Path(__file__).with_name("loops.py"))
 loops = importlib.util.module_from_spec(_spec)
@@ -151,6 +151,25 @@ def test_clipping_by_the_global_norm_is_followed(clip_late):
     for batch, valid in zip(inner, outer, strict=True):
         loops.step(model, optimizer, live, batch, valid, clip=0.1, clip_late=clip_late)
     assert_same(model, live, values, params, 1e-9)
+
+
+def test_a_carried_adjoint_is_followed_and_saved():
+    model, inner, outer = loops.network(), loops.batches(20), loops.batches(20)
+    options = {"method": Implicit(solver=GMRES(rtol=1e-1, max_steps=40), damping=1.0), "warm_start": True}
+    values, params = one_pass(
+        copy.deepcopy(model),
+        lambda h: ng.optim.sgd(h["lr"], h["momentum"], h["weight_decay"]),
+        loops.SPACES,
+        inner,
+        outer,
+        **options,
+    )
+    optimizer = loops.sgd(model)
+    live = loops.tuner(model, optimizer, **options)
+    for batch, valid in zip(inner, outer, strict=True):
+        loops.step(model, optimizer, live, batch, valid)
+    assert_same(model, live, values, params, 1e-9)
+    assert all(adjoint.any() for adjoint in tree.leaves(live.state_dict()["adjoint"]))
 
 
 def test_several_groups_share_a_value_keep_their_others_and_stay_without_weight_decay():
@@ -353,3 +372,15 @@ def test_a_loop_that_calls_the_layers_says_where_its_step_begins():
         live.before_step(batch)
         optimizer.step()
         assert live.after_step(batch).tuned
+
+
+def test_a_guard_skips_a_hyper_step_that_is_not_finite():
+    model = loops.network()
+    optimizer = loops.sgd(model)
+    live = loops.tuner(model, optimizer, every=1, guard=Guard())
+    batch = loops.batches(1)[0]
+    info = loops.step(model, optimizer, live, batch, (batch[0], batch[1] * float("nan")))
+    assert info.event == ng.Event.SKIPPED
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-2)
+    assert loops.step(model, optimizer, live, batch, batch).event == ng.Event.NONE
+    assert optimizer.param_groups[0]["lr"] != pytest.approx(1e-2, rel=1e-3)

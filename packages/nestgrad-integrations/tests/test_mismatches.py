@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 from nestgrad import Log10  # noqa: E402
-from nestgrad_integrations import StepMismatch  # noqa: E402
+from nestgrad_integrations import StepMismatch, _taken  # noqa: E402
 
 _spec = importlib.util.spec_from_file_location("loops", pathlib.Path(__file__).with_name("loops.py"))
 loops = importlib.util.module_from_spec(_spec)
@@ -201,6 +201,14 @@ def test_a_step_down_to_rounding_is_no_mismatch():
         y += 1e-7 * torch.randn_like(y)
     for _ in range(5):  # the error, and so the gradient, is rounding of numbers of size 1
         assert loops.step(model, optimizer, live, (x, y), (x, y + 0.1)).tuned
+
+
+def test_the_weights_are_compared_though_the_tuner_took_a_step_of_its_own(dtype, monkeypatch):
+    def take(model, optimizer, live, batches):
+        monkeypatch.delattr(_taken.Followed, "step")
+        loops.step(model, optimizer, live, *batches, clip=1e-3)
+
+    assert "to other weights than its formula does" in mismatch(take, dtype)
 
 
 def test_after_a_mismatch_the_loop_may_go_on():

@@ -50,7 +50,7 @@ class Followed:
         own = grads if self._clip is None else self._clip(grads)
         used, clipped = self._gradients_used(grads, own)
         arrived, after = moved(self._bare, clipped, state, params)
-        _require_step(arrived, self._taken)
+        require_arrival(arrived, self._taken)
         try:
             _require_gradients(used, self._taken.grads)
         except StepMismatch:
@@ -86,8 +86,8 @@ def moved(rule: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
     return tree.map(torch.add, params, updates), after
 
 
-def _require_step(arrived: Any, taken: Step) -> None:
-    """Raise StepMismatch unless the rule, given the optimizer's own gradients, arrives where the optimizer did."""
+def require_arrival(arrived: Any, taken: Step) -> None:
+    """Raise StepMismatch unless these are the weights that the optimizer arrived at."""
     found = _excess(arrived, taken)
     if found is not None:
         name, gap, limit = found

@@ -38,7 +38,6 @@ class OnePassCallback(Callback):
         super().__init__()
         self.info: OnePassInfo | None = None
         self._options = {"hparams": hparams, "inner_loss": inner_loss, "outer_loss": outer_loss, **options}
-        self._loader = outer_batches
         self._outer = OuterBatches(outer_batches)
         self._live: LiveOnePass | None = None
         self._saved: dict[str, Any] | None = None
@@ -80,7 +79,7 @@ class OnePassCallback(Callback):
             return
         self._batch, self._stepping = None, False
         found = self._tuner("on_train_batch_end").after_step(
-            lambda: trainer.strategy.batch_to_device(next(self._outer), dataloader_idx=0)
+            lambda: trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(next(self._outer)))
         )
         self.info = self.info if found is None else found
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import nestgrad_torch as ng
 from nestgrad import (
     BilevelProblem,
+    Guard,
     Implicit,
     InvalidInput,
     Loss,
@@ -39,8 +40,8 @@ class LiveOnePass:
     spaces by the names in optimizer.param_groups, each starting at the value there, which all groups share; but groups
     with a weight_decay of 0, where others have one, keep it.
     inner_loss, outer_loss: loss(module, hparams, batch), called with the module's stand-in; inner_loss is what the loop
-    trains on, outer_loss (the same, if not given) is what the hyperparameters lower. every, method, outer_optimizer and
-    options (guard, warm_start, throw): as OnePass takes them. clip_grad_norm: the loop's clipping by global norm.
+    trains on, outer_loss (the same, if not given) is what the hyperparameters lower. every, method, outer_optimizer,
+    warm_start, guard and throw: as OnePass takes them. clip_grad_norm: the loop's clipping by global norm.
     outer_mode: "eval" or "train", the module's mode during the outer loss. state: what state_dict gave, to go on from.
 
     A training step makes two calls:
@@ -69,8 +70,10 @@ class LiveOnePass:
         outer_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] = _ADAM,
         clip_grad_norm: float | None = None,
         outer_mode: str = "eval",
+        warm_start: bool = False,
+        guard: Guard | None = None,
+        throw: bool = True,
         state: Mapping[str, Any] | None = None,
-        **options: Any,
     ) -> None:
         _check_choices(module, every, method, clip_grad_norm, outer_mode)
         known = counterpart(optimizer)
@@ -91,7 +94,9 @@ class LiveOnePass:
             every=every,
             method=method,
             outer_optimizer=outer_optimizer,
-            **options,
+            warm_start=warm_start,
+            guard=guard,
+            throw=throw,
         )
         begun = self._tuner.init(module)
         self._state: dict[str, Any] = {key: value for key, value in begun.items() if key not in _OWN}
@@ -202,12 +207,14 @@ class LiveOnePass:
         after = {name: p.detach().clone() for name, p in self._follower.named.items()}
         entering = {"params": moment.weights, "opt_state": moment.opt_state, "buffers": moment.before.buffers}
         state: Any = {**self._state, **entering, "step": self._steps - 1}
-        self._busy, self._following = True, (moment.groups, _taken.Step(moment.weights, moment.grads, after))
+        step = _taken.Step(moment.weights, moment.grads, after)
+        self._busy, self._following = True, (moment.groups, step)
         try:
             with moment.before.again():
                 reached, info = self._tuner.step(state, moment.batch, outer_batch)
         finally:
             self._busy, self._following = False, None
+        _taken.require_arrival(reached["params"], step)
         _taken.require_buffers(reached["buffers"], dict(self.module.named_buffers()))
         self._state = {key: value for key, value in reached.items() if key not in _OWN}
         self._numbers = self._read()

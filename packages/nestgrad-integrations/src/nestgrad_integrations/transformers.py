@@ -148,9 +148,10 @@ def _check(args: TrainingArguments, hparams: Any) -> None:
             f"OnePassCallback: gradient_accumulation_steps={args.gradient_accumulation_steps}, limit 1, one batch a "
             "step. Remedy: a larger per_device_train_batch_size."
         )
-    if args.lr_scheduler_type != SchedulerType.CONSTANT and "lr" in hparams:
+    schedule = SchedulerType(args.lr_scheduler_type)
+    if schedule is not SchedulerType.CONSTANT and "lr" in hparams:
         raise UnsupportedSpec(
-            f"OnePassCallback: lr_scheduler_type={str(args.lr_scheduler_type)!r} writes 'lr', which is tuned, limit: "
+            f"OnePassCallback: lr_scheduler_type={schedule.value!r} writes 'lr', which is tuned, limit: "
             "'constant'. Remedy: TrainingArguments(lr_scheduler_type='constant'), or leave 'lr' out of hparams."
         )
     for flag in ("fp16", "bf16"):
