@@ -9,11 +9,11 @@ import pytest
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 FRAMEWORKS = {
-    "torch": ("torch",),
-    "lightning": ("lightning",),
-    "transformers": ("transformers", "accelerate"),
-    "nnx": ("flax",),
-    "equinox": ("equinox",),
+    "torch": ("nestgrad_torch",),
+    "lightning": ("lightning", "nestgrad_torch"),
+    "transformers": ("transformers", "accelerate", "nestgrad_torch"),
+    "nnx": ("flax", "nestgrad_jax"),
+    "equinox": ("equinox", "nestgrad_jax"),
 }
 
 pytestmark = [

@@ -9,6 +9,7 @@ import pytest
 
 lightning = pytest.importorskip("lightning", reason="lightning is not installed")
 torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("nestgrad_torch", reason="nestgrad-torch is not installed")
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from nestgrad import InvalidInput, Log10, UnsupportedOptimizer, UnsupportedSpec  # noqa: E402

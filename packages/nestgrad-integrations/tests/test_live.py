@@ -11,6 +11,7 @@ import weakref
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("nestgrad_torch", reason="nestgrad-torch is not installed")
 import nestgrad_torch as ng  # noqa: E402
 from nestgrad import GMRES, BilevelProblem, Guard, Identity, Implicit, Log10, Logit, Neumann, WeightUpdate, tree  # noqa: E402
 

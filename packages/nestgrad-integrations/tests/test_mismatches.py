@@ -7,6 +7,7 @@ import re
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("nestgrad_torch", reason="nestgrad-torch is not installed")
 from nestgrad import Log10  # noqa: E402
 from nestgrad_integrations import StepMismatch, _taken  # noqa: E402
 

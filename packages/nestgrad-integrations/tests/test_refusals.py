@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("nestgrad_torch", reason="nestgrad-torch is not installed")
 from torch import nn  # noqa: E402
 
 from nestgrad import (  # noqa: E402

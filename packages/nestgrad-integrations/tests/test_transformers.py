@@ -10,6 +10,7 @@ import pytest
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("accelerate", reason="accelerate is not installed")
 torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("nestgrad_torch", reason="nestgrad-torch is not installed")
 from torch import nn  # noqa: E402
 
 from nestgrad import InvalidInput, Log10, UnsupportedSpec  # noqa: E402
