@@ -19,7 +19,11 @@ from nestgrad_jax._response import newton_step as newton_step
 from nestgrad_jax._solvers._common import SOLVERS as SOLVERS
 from nestgrad_jax._solvers._common import Solve as Solve
 from nestgrad_jax._verify import verify as verify
+from nestgrad_jax.tuners.baselines import Fixed as Fixed
+from nestgrad_jax.tuners.baselines import RandomMultiplier as RandomMultiplier
+from nestgrad_jax.tuners.full_horizon import FullHorizon as FullHorizon
 from nestgrad_jax.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
+from nestgrad_jax.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_jax.tuners.one_pass import OnePass as OnePass
 from nestgrad_jax.tuners.one_pass import per_parameter as per_parameter
 from nestgrad_jax.tuners.real_time import RealTime as RealTime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,7 @@ from nestgrad import (
 from nestgrad_jax._calls import as_call, as_direction, require_hashable, settled
 from nestgrad_jax._derivatives import linearize, outer_gradients
 from nestgrad_jax._explain import explained
-from nestgrad_jax._report import Packed, packed, raised, unpacked, whole
+from nestgrad_jax._report import Packed, Unpacked, packed, raised, unpacked, whole
 from nestgrad_jax._rules import bome, darts, penalty, pes, sama, unrolled  # noqa: F401  (fills the table)
 from nestgrad_jax._rules._blocks import block_of, stepwise
 from nestgrad_jax._rules._common import METHODS, Call
@@ -76,11 +77,7 @@ def hypergradient(
         key=key,
     )
     with explained("hypergradient", given):
-        if isinstance(method, Unrolled) and method.mode == "reversible":
-            found = reversible(method, problem, given)
-            found, doubtful = replace(found, status=Status(int(found.status))), True
-        else:
-            found, doubtful, *_ = unpacked(_found(problem, method, given))
+        found, doubtful, *_ = solved(problem, method, given)
     if not isinstance(found.status, Status):
         return found
     if throw:
@@ -159,6 +156,14 @@ def hypergradient_jvp(
 def supports(spec_type: type) -> bool:
     """Whether this backend has a rule for the spec type."""
     return spec_type in INNERS_OF[Implicit] or spec_type in METHODS or spec_type in SOLVERS
+
+
+def solved(problem: BilevelProblem, method: Any, given: Call) -> Unpacked:
+    """The result of a checked call. That of reversible steps, which the host takes, has no |total|."""
+    if isinstance(method, Unrolled) and method.mode == "reversible":
+        found = reversible(method, problem, given)
+        return Unpacked(replace(found, status=Status(int(found.status))), True, math.nan, float(found.outer_loss))
+    return unpacked(_found(problem, method, given))
 
 
 def _found(problem: BilevelProblem, method: Any, given: Call) -> Packed:

@@ -12,11 +12,14 @@ from jax.flatten_util import ravel_pytree
 
 from nestgrad import (
     BilevelProblem,
+    Event,
+    Guard,
     HyperGradient,
     OnePassInfo,
     RealTimeState,
     Status,
     Watch,
+    check_guard,
     check_real_time,
     error_for,
 )
@@ -25,8 +28,9 @@ from nestgrad_jax._derivatives import Outer, floating_leaves, outer_gradients, s
 from nestgrad_jax._rules._common import stats_of, truncated
 from nestgrad_jax._rules._steps import Steps
 from nestgrad_jax._rules.implicit import idle
-from nestgrad_jax._tree import check_arguments, check_matching, flat, host_norm, is_traced, moved_by, tree_norm
-from nestgrad_jax.tuners._leaves import clipped, is_finite, natural, require_outer_optimizer, start
+from nestgrad_jax._tree import check_arguments, check_matching, flat, host_norm, is_traced, tree_norm
+from nestgrad_jax.tuners._leaves import is_finite, natural, require_outer_optimizer, start
+from nestgrad_jax.tuners._outer_step import no_event, no_events, outer_step
 from nestgrad_jax.tuners._recall import Recall
 
 
@@ -34,8 +38,9 @@ class RealTime:
     """Tune hparams by sensitivities carried along the run (Franceschi et al. 2017, Donini et al. 2020).
 
     nestgrad._tuners.real_time defines each step. problem: its inner problem is a WeightUpdate. hparams: a tree of
-    spaces. every: training steps per hyper step. decay: μ. outer_optimizer: any optax transformation. throw: raise
-    NonFinite when a hypergradient is not finite; under a user's own jit its status says so.
+    spaces. every: training steps per hyper step. decay: μ. outer_optimizer: any optax transformation. guard: see
+    Guard. throw: raise NonFinite when a hypergradient is not finite and there is no guard; under a user's own jit its
+    status says so.
 
     `step` is pure and jitted, and may be the body of a lax.scan.
     """
@@ -48,12 +53,14 @@ class RealTime:
         every: int,
         decay: float,
         outer_optimizer: Any,
+        guard: Guard | None = None,
         throw: bool = True,
     ) -> None:
         self.inner = check_real_time(problem, hparams, every, decay)
         require_outer_optimizer("RealTime", outer_optimizer)
         self.problem, self.spaces, self.every, self.decay = problem, hparams, every, decay
-        self.outer_optimizer, self.throw = outer_optimizer, throw
+        check_guard("RealTime", guard)
+        self.outer_optimizer, self.guard, self.throw = outer_optimizer, guard, throw
         self._recall, self._watch = Recall(lambda leaves: natural(hparams, leaves)), Watch()
         self._jitted = jax.jit(self._step)
 
@@ -66,7 +73,7 @@ class RealTime:
         weights, opt_state = Steps(self.inner).start(weights, values, None)
         size = flat((weights, floating_leaves(opt_state)[0])).size
         entries = flat(values)
-        return {
+        state: RealTimeState = {
             "params": weights,
             "opt_state": opt_state,
             "hparams": leaves,
@@ -75,6 +82,9 @@ class RealTime:
             "step": jnp.zeros((), jnp.int32),
             "buffers": {},
         }
+        if self.guard is not None:
+            state["events"] = no_events()
+        return state
 
     def step(self, state: RealTimeState, inner_batch: Any, outer_batch: Any) -> tuple[RealTimeState, OnePassInfo]:
         """One training step, and a hyper step when `every` divides the count; the state passed in is not changed."""
@@ -86,12 +96,14 @@ class RealTime:
         self._recall.keep_count(after["step"], count)
         tuned = count % self.every == 0
         if not tuned:
-            return after, replace(info, tuned=False, hypergradient=replace(info.hypergradient, status=Status.IDLE))
+            nothing = replace(info.hypergradient, status=Status.IDLE)
+            return after, replace(info, tuned=False, hypergradient=nothing, event=Event.NONE)
         found: HyperGradient = replace(info.hypergradient, status=Status(int(info.hypergradient.status)))
-        if self.throw and not found.status.ok and not is_finite(found):
-            raise error_for(found.status, self, found.stats, where=f"training step {count}")
-        self._watch.see(host_norm(found.total), step=count)
-        return after, replace(info, tuned=True, hypergradient=found)
+        if self.guard is None:
+            if self.throw and not found.status.ok and not is_finite(found):
+                raise error_for(found.status, self, found.stats, where=f"training step {count}")
+            self._watch.see(host_norm(found.total), step=count)
+        return after, replace(info, tuned=True, hypergradient=found, event=Event(int(info.event)))
 
     def values(self, state: RealTimeState) -> Any:
         """The hyperparameters' natural values, a tree shaped like hparams."""
@@ -109,24 +121,26 @@ class RealTime:
         outer = outer_gradients(self.problem.outer_loss, params, values, outer_batch)
         self._check_connected(before, values, inner_batch, outer)
 
-        def tune() -> tuple[Any, Any, HyperGradient]:
+        def tune() -> tuple[Any, Array, HyperGradient]:
             found = self._hypergradient(outer, sensitivities, leaves, params, moved, state["step"] + 1)
-            moves, outer_state = self.outer_optimizer.update(found.total, state["outer_opt_state"], leaves)
-            return clipped(self.spaces, moved_by(leaves, moves)), outer_state, found
+            entries, event = outer_step(
+                self.spaces, self.outer_optimizer, self.guard, found.total, found.outer_loss, state
+            )
+            return entries, no_event() if event is None else event, found
 
+        moving = {name: part for name, part in state.items() if name in ("hparams", "outer_opt_state", "events")}
         due = (state["step"] + 1) % self.every == 0
-        moved_leaves, outer_state, found = lax.cond(due, tune, lambda: (leaves, state["outer_opt_state"], idle(leaves)))
-        after: RealTimeState = {
+        entries, event, found = lax.cond(due, tune, lambda: (moving, no_event(), idle(leaves)))
+        after: Any = {
+            **state,
+            **entries,
             "params": params,
             "opt_state": opt_state,
-            "hparams": moved_leaves,
-            "outer_opt_state": outer_state,
             "sensitivities": sensitivities,
             "step": state["step"] + 1,
-            "buffers": state["buffers"],
         }
-        now = natural(self.spaces, moved_leaves)
-        return after, OnePassInfo(inner_loss=loss, tuned=due, hypergradient=found, hparams=now)
+        now = natural(self.spaces, after["hparams"])
+        return after, OnePassInfo(inner_loss=loss, tuned=due, hypergradient=found, hparams=now, event=event)
 
     def _pushed(self, rows: Array, before: Any, values: Any, tangent: Any) -> Array:
         """μ (∂Φ/∂s) Z + ∂Φ/∂λ, row by row."""
