@@ -144,7 +144,7 @@ def _push(dummy: Tensor, pulled: list[Tensor | None], directions: list[Tensor]) 
 
 
 def _joined(parts: list[Tensor | None], like: list[Tensor]) -> Tensor:
-    return torch.cat([torch.zeros_like(x) if p is None else p for p, x in zip(parts, like, strict=True)])
+    return torch.cat([torch.zeros_like(x) if p is None else p for p, x in zip(parts, like, strict=True)], dim=-1)
 
 
 def scalar_loss(loss: Loss, level: str, *args: Any) -> Tensor:

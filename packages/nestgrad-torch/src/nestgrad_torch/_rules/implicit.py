@@ -228,7 +228,7 @@ def _scaled_solve(
 
     Such a division is exact, and keeps every square from under- or overflowing.
     """
-    scale = _power_of_two(vector_norm(rhs, math.inf))
+    scale = power_of_two(vector_norm(rhs, math.inf))
     unit = rhs / scale
     given = system(
         rhs=unit,
@@ -241,7 +241,7 @@ def _scaled_solve(
     return SOLVERS(spec.solver, given), vector_norm(unit), scale
 
 
-def _power_of_two(size: Tensor) -> Tensor:
+def power_of_two(size: Tensor) -> Tensor:
     """The largest power of two up to size, and at least the smallest normal number; 1 where size is 0 or not finite.
 
     By its bits: a compiled program takes this again for every few entries that it divides, and a frexp there costs more

@@ -184,11 +184,15 @@ def advanced(update: WeightUpdate, point: Params, grads: list[Tensor], state: An
     settings: the values without a graph, lest a rule that keeps them in its state keep the graph too.
     """
     rule = functional_optimizer(update, settings)
-    slopes = tree.unflatten(point.tree, grads)
+    return stepped(rule, tree.unflatten(point.tree, grads), state["opt_state"], state["params"])
+
+
+def stepped(rule: Any, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+    """(params, opt_state) after a rule's step, in torch.optim's own rounding where it has one."""
     if hasattr(rule, "step"):
-        return rule.step(slopes, state["opt_state"], state["params"])
-    updates, opt_state = rule.update(slopes, state["opt_state"], state["params"])
-    return tree.map(torch.add, state["params"], updates), opt_state
+        return rule.step(grads, opt_state, params)
+    updates, opt_state = rule.update(grads, opt_state, params)
+    return tree.map(torch.add, params, updates), opt_state
 
 
 def require_alone(tuner: str, params: Any) -> None:

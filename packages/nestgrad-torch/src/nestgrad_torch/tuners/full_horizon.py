@@ -52,15 +52,17 @@ class FullHorizon(OnePass):
         return super()._advanced(self.begun(state), inner_batch, outer_batch)
 
     @torch.no_grad()
-    def begun(self, state: Any) -> Any:
-        """The state as its next step enters it: that of a new run where the last one has ended."""
+    def begun(self, state: Any, fresh: Callable[[Any], Any] | None = None) -> Any:
+        """The state as its next step enters it: that of a new run where the last one has ended.
+
+        fresh: the optimizer state to begin with, from a state; that of the optimizer's `init` when None.
+        """
         if not begins_run(state["step"], cast("int", self.every)):
             return state
         state = {**state, "params": state["initial"], "buffers": state.get("initial_buffers", state["buffers"])}
         if self.stale_state:
             return state
-        return {**state, "opt_state": self._fresh_opt_state(state)}
-
-    def _fresh_opt_state(self, state: Any) -> Any:
-        """That of the optimizer's `init` at the hyperparameters of now."""
-        return functional_optimizer(self._update, self.values(state)).init(state["params"])
+        if fresh is not None:
+            return {**state, "opt_state": fresh(state)}
+        rule = functional_optimizer(self._update, self.values(state))
+        return {**state, "opt_state": rule.init(state["params"])}
