@@ -34,6 +34,7 @@ def optimizers():
         loops.SPACES,
     )
     yield "plain sgd", lambda p: torch.optim.SGD(p, lr=1e-2), lambda h: ng.optim.sgd(h["lr"]), lr
+    yield "still sgd", lambda p: torch.optim.SGD(p, lr=1e-2, dampening=0.3), lambda h: ng.optim.sgd(h["lr"]), lr
     yield (
         "foreach sgd",
         lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9, foreach=True),

@@ -191,17 +191,25 @@ def test_a_space_that_starts_elsewhere_and_groups_that_differ():
         loops.tuner(model, torch.optim.SGD(groups, lr=1e-2), hparams={"lr": Log10(1e-2)})
 
 
-def test_a_step_down_to_rounding_is_no_mismatch():
-    model = loops.network(torch.float32)
-    x = torch.randn(64, 3)
+def test_a_gradient_down_to_rounding_is_no_mismatch():
+    x, y = torch.randn(64, 3), torch.randn(64, 1)
+    wide = torch.cat([x, torch.ones(64, 1)], 1).double()
+    best = torch.linalg.lstsq(wide, y.double()).solution.float()
+    model = torch.nn.Linear(3, 1)
     with torch.no_grad():
-        y = model(x)
+        model.weight.copy_(best[:3].T)
+        model.bias.copy_(best[3])
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     live = loops.tuner(model, optimizer, hparams={"lr": Log10(1e-2)}, every=1)
-    with torch.no_grad():
-        y += 1e-7 * torch.randn_like(y)
-    for _ in range(5):  # the error, and so the gradient, is rounding of numbers of size 1
-        assert loops.step(model, optimizer, live, (x, y), (x, y + 0.1)).tuned
+    loops.loss(model, None, (x, y)).backward()
+    told = model.weight.grad.clone()
+    optimizer.zero_grad()
+    loops.loss(model, None, (x.flip(0), y.flip(0))).backward()  # the same sum in another order
+    gap, size = float((model.weight.grad - told).abs().max()), float(told.abs().max())
+    assert gap > 10.0 * _taken.LIMITS[torch.float32] * size
+    live.before_step((x, y))
+    optimizer.step()
+    assert live.after_step((x, y + 0.1)).tuned
 
 
 def test_the_weights_are_compared_though_the_tuner_took_a_step_of_its_own(dtype, monkeypatch):
