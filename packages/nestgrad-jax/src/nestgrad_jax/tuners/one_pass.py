@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -42,6 +42,7 @@ from nestgrad_jax._rules.implicit import idle, implicit
 from nestgrad_jax._shardings import beside
 from nestgrad_jax._tree import as_params, check_arguments, check_matching, is_traced, moved_by, tree_norm
 from nestgrad_jax.tuners._chosen import after_probe, numbers
+from nestgrad_jax.tuners._failure import at_zero_gradients, zero_gradients
 from nestgrad_jax.tuners._leaves import natural, require_outer_optimizer, start
 from nestgrad_jax.tuners._outer_step import finite, no_event, no_events, outer_step
 from nestgrad_jax.tuners._recall import Recall
@@ -291,18 +292,35 @@ class OnePass:
         seen = [(other.total, other.outer_loss, other.stats.contraction) for other in beside]
         return after, info.hparams, info.inner_loss, packed(found, size), info.event, seen
 
-    def _judged(self, given: Packed, step: int, method: Implicit) -> HyperGradient:
+    def _judged(
+        self, given: Packed, step: int, method: Implicit, zeros: Callable[[], int] = lambda: 0
+    ) -> HyperGradient:
         """The unpacked hypergradient of a step; raises where it is to, and warns of one out of all proportion."""
         found, _, size, loss = unpacked(given)
-        self._judge(found, size, loss, step, method)
+        self._judge(found, size, loss, step, method, zeros)
         return found
 
-    def _judge(self, found: HyperGradient, size: float, loss: float, step: int, method: Any) -> None:
-        """Raise where it is to, and warn of a hypergradient out of all proportion; a guard does neither."""
+    def _judge(
+        self,
+        found: HyperGradient,
+        size: float,
+        loss: float,
+        step: int,
+        method: Any,
+        zeros: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Raise where it is to, and warn of a hypergradient out of all proportion; a guard does neither.
+
+        zeros(): how many weights had a gradient of exactly zero, asked only of a hypergradient that failed.
+        """
         if self.guard is not None:
             return
         if self.throw and not found.status.ok and not (math.isfinite(size) and math.isfinite(loss)):
-            raise error_for(found.status, method, found.stats, where=f"training step {step}")
+            error = error_for(found.status, method, found.stats, where=f"training step {step}")
+            optimality = float(found.stats.inner_optimality)
+            if math.isfinite(loss) and math.isfinite(optimality) and (count := zeros()):
+                raise at_zero_gradients(error, count)
+            raise error
         self._watch.see(size, step=step)
 
     def _train_now(self, state: OnePassState, inner_batch: Any) -> tuple[OnePassState, OnePassInfo]:
@@ -325,7 +343,10 @@ class OnePass:
         if is_traced(seen.numbers):
             found = unpacked(seen).found
         else:
-            found = self._judged(seen, count, method or cast("Implicit", self.method))
+            spec = method or cast("Implicit", self.method)
+            found = self._judged(
+                seen, count, spec, lambda: zero_gradients(self._update, state, self._natural, inner_batch)
+            )
             self._recall.keep_values(after["hparams"], values)
         return after, OnePassInfo(inner_loss=loss, tuned=True, hypergradient=found, hparams=values, event=_event(event))
 
