@@ -205,6 +205,29 @@ def test_several_groups_share_a_value_keep_their_others_and_stay_without_weight_
     assert first["weight_decay"] == pytest.approx(float(values["weight_decay"]), rel=1e-12)
 
 
+def test_a_group_without_momentum_has_no_dampening_either():
+    model, inner, outer = loops.network(), loops.batches(10), loops.batches(10)
+    shares = {name: torch.tensor(1.0 if "weight" in name else 0.0).double() for name, _ in model.named_parameters()}
+    values, params = one_pass(
+        copy.deepcopy(model),
+        lambda h: ng.optim.sgd(
+            h["lr"], tree.map(lambda x: 0.9 * x, shares), dampening=tree.map(lambda x: 0.3 * x, shares)
+        ),
+        {"lr": Log10(1e-2)},
+        inner,
+        outer,
+    )
+    groups = [
+        {"params": [p for name, p in model.named_parameters() if "weight" in name], "momentum": 0.9},
+        {"params": [p for name, p in model.named_parameters() if "bias" in name]},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=1e-2, dampening=0.3)
+    live = loops.tuner(model, optimizer, hparams={"lr": Log10(1e-2)})
+    for batch, valid in zip(inner, outer, strict=True):
+        loops.step(model, optimizer, live, batch, valid)
+    assert_same(model, live, values, params, 1e-9)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_dropout_and_batch_norm_are_followed_and_nothing_of_the_loop_is_changed(dtype):
     model = loops.network(dtype, noisy=True)
@@ -374,6 +397,17 @@ def test_a_loop_that_calls_the_layers_says_where_its_step_begins():
         live.before_step(batch)
         optimizer.step()
         assert live.after_step(batch).tuned
+
+
+def test_a_loop_that_passes_over_a_batch_says_where_its_step_begins():
+    model = loops.network(noisy=True)
+    optimizer = loops.sgd(model)
+    live = loops.tuner(model, optimizer, every=1)
+    for batch in loops.batches(3):
+        live.before_forward()
+        loops.loss(model, None, batch)  # leads to no step
+        live.before_forward()
+        assert loops.step(model, optimizer, live, batch, batch).tuned
 
 
 def test_a_guard_skips_a_hyper_step_that_is_not_finite():

@@ -164,7 +164,9 @@ class Follower:
                 held = {name: entry.get(theirs) for name, entry in entries.items()}
                 found[key] = {name: found[key][name] if x is None else x.detach().clone() for name, x in held.items()}
         if "count" in found:
-            found["count"] = _count(entries)
+            groups = optimizer.param_groups
+            # SGD counts by its momentum buffers, which it keeps only where there is momentum.
+            found["count"] = _count({n: e for n, e in entries.items() if e or groups[self.homes[n]].get("momentum", 1)})
         return found
 
     def _shared(self, name: str, values: list[Any]) -> Any:
@@ -189,6 +191,8 @@ def _count(entries: Mapping[str, Mapping[str, Any]]) -> int:
         name: int(entry["step"]) if "step" in entry else int(entry.get("momentum_buffer") is not None)
         for name, entry in entries.items()
     }
+    if not steps:
+        return 0
     low, high = min(steps, key=steps.__getitem__), max(steps, key=steps.__getitem__)
     if steps[low] != steps[high]:
         raise UnsupportedOptimizer(

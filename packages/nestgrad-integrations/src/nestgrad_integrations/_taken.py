@@ -128,7 +128,8 @@ def _require_gradients(ours: Any, theirs: Named) -> None:
             f"LiveOnePass: inner_loss's gradient on the batch is not the one the optimizer was given: largest "
             f"difference {gaps[name]:.3g} in {name!r}, limit {limit:.3g}. Remedy: pass before_step the batch of this "
             "step, an inner_loss that is the one trained on, and clip_grad_norm if gradients are clipped; no gradient "
-            "accumulation, autocast or loss scaling; draw random numbers inside the module only."
+            "accumulation, autocast or loss scaling; draw random numbers inside the module only; where a pass may lead "
+            "to no step, call before_forward as each step starts."
         )
 
 

@@ -38,11 +38,11 @@ class LiveOnePass:
 
     module, optimizer: the live ones; SGD, Adam, AdamW, RMSprop or Adagrad over all trainable params. hparams: a dict of
     spaces by the names in optimizer.param_groups, each starting at the value there, which all groups share; but groups
-    with a weight_decay of 0, where others have one, keep it.
-    inner_loss, outer_loss: loss(module, hparams, batch), called with the module's stand-in; inner_loss is what the loop
-    trains on, outer_loss (the same, if not given) is what the hyperparameters lower. every, method, outer_optimizer,
-    warm_start, guard and throw: as OnePass takes them. clip_grad_norm: the loop's clipping by global norm.
-    outer_mode: "eval" or "train", the module's mode during the outer loss. state: what state_dict gave, to go on from.
+    with a weight_decay of 0, where others have one, keep it. inner_loss, outer_loss: loss(module, hparams, batch),
+    called with the module's stand-in; inner_loss is what the loop trains on, outer_loss (the same, if not given) is
+    what the hyperparameters lower. every, method, outer_optimizer, warm_start, guard, throw: as OnePass takes them.
+    clip_grad_norm: the loop's clipping by global norm. outer_mode: "eval" or "train", the module's mode during the
+    outer loss. state: what state_dict gave, to go on from.
 
     A training step makes two calls:
 
@@ -111,12 +111,12 @@ class LiveOnePass:
         return self._tuner.values(self._state)
 
     def before_forward(self) -> None:
-        """Note random numbers and buffers as this step finds them; the module's own call does it, if it is called.
+        """A step begins: note random numbers and buffers as it finds them.
 
-        By hand, at the start of a step, in a loop that calls the module's layers and not the module. Only the first
-        call of a step counts.
+        The module's first call since the last step does so by itself. By hand in a loop that calls the module's layers
+        and not the module, or in which a pass may lead to no step.
         """
-        if self._due and not self._busy and self._before is None:
+        if self._due and not self._busy:
             self._before = Before.of(self.module)
 
     def before_step(self, batch: Any) -> None:
@@ -184,18 +184,17 @@ class LiveOnePass:
         return tree.map(float, self.values())
 
     def _forward_begins(self, *args: Any) -> None:
-        self.before_forward()
+        if self._before is None:
+            self.before_forward()
 
     def _kept(self, batch: Any) -> Moment:
         """A copy of what enters this step."""
         named = self._follower.named
         _groups.require_gradients(named)
-        self.before_forward()
-        assert self._before is not None  # noqa: S101
         groups = plain_groups(self.optimizer)
         return Moment(
             batch=batch,
-            before=self._before,
+            before=self._before or Before.of(self.module),
             weights={name: p.detach().clone() for name, p in named.items()},
             grads={name: p.grad.detach().clone() for name, p in named.items() if p.grad is not None},
             groups=groups,
