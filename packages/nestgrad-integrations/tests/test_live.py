@@ -368,7 +368,7 @@ def test_frozen_params_are_left_alone_and_may_be_in_the_optimizer():
     assert torch.equal(model[0].weight, kept)
 
 
-def test_copies_and_files_of_the_module_hold_no_tuner_and_a_closed_one_lets_go():
+def test_copies_and_files_of_the_module_hold_no_tuner():
     model = loops.network()
     live = loops.tuner(model, loops.sgd(model))
     file = io.BytesIO()
@@ -376,11 +376,17 @@ def test_copies_and_files_of_the_module_hold_no_tuner_and_a_closed_one_lets_go()
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
     assert loaded(torch.ones(2, 3, dtype=torch.float64)).shape == (2, 1)
-    live.close()
+    assert live.values()
+
+
+def test_the_module_does_not_keep_its_tuner_alive():
+    model = loops.network()
+    live = loops.tuner(model, loops.sgd(model))
     gone = weakref.ref(live)
     del live
     gc.collect()
     assert gone() is None
+    assert model(torch.ones(2, 3, dtype=torch.float64)).shape == (2, 1)
 
 
 def test_a_loop_that_calls_the_layers_says_where_its_step_begins():
