@@ -1,6 +1,7 @@
 """One-pass steps and blocks as programs, and blocks of eager steps: the numbers of single eager steps."""
 
 import copy
+import gc
 import importlib.util
 import pathlib
 import warnings
@@ -131,6 +132,7 @@ def test_an_inner_optimizer_that_counts_is_one_program():
     net = runs.network()
     state, expected = tune.init(net), twin.init(net)
     inner, outer = batches(2 * EVERY), runs.batch()
+    gc.collect()  # programs of other tests, which would else be dropped in between
     made = len(ng.compiled_programs())
     state, _ = tune.run(state, inner, outer)
     assert len(ng.compiled_programs()) == made + 1

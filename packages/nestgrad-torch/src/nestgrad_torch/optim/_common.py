@@ -46,7 +46,8 @@ def decayed(grads: list[Tensor], weights: list[Tensor], decay: Any, params: Any,
 def add_scaled(base: Tensor, other: Tensor, scale: Any, sign: int = 1) -> Tensor:
     """base + sign · scale · other in one rounding, as torch.optim's add with alpha does."""
     if isinstance(scale, Tensor):
-        return torch.addcmul(base, other, scale.to(base.dtype), value=sign)
+        scale = scale if scale.dtype == base.dtype else scale.to(base.dtype)
+        return torch.addcmul(base, other, scale, value=sign)
     return torch.add(base, other, alpha=sign * scale)
 
 

@@ -108,26 +108,29 @@ class SGD:
         """(what the learning rate multiplies, new state)."""
         (grads,) = tree.matched(params, grads)
         slopes = decayed(grads, weights, self.weight_decay, params, rule="sgd")
-        after = {"count": state["count"] + 1} if "count" in state else {}
+        if "count" in state:
+            return self._damped(slopes, state, params, weights)
         if state["trace"] is None:
-            return self._damped(slopes, state, params, weights), {"trace": None, **after}
+            return slopes, state
         momenta = spread(self.momentum, params, weights, "momentum")
         (trace,) = tree.matched(params, state["trace"])
-        kept = [v * mu for v, mu in zip(trace, momenta, strict=True)]
-        if after:
-            shares = self._shares(state, params, weights)
-            trace = [add_scaled(v, d, share) for v, d, share in zip(kept, slopes, shares, strict=True)]
-        else:
-            trace = [v + d for v, d in zip(kept, slopes, strict=True)]
-        after["trace"] = tree.unflatten(params, trace)
+        trace = [v * mu + d for v, mu, d in zip(trace, momenta, slopes, strict=True)]
+        after = {"trace": tree.unflatten(params, trace)}
         if self.nesterov:
             trace = [add_scaled(d, v, mu) for d, v, mu in zip(slopes, trace, momenta, strict=True)]
         return trace, after
 
-    def _damped(self, slopes: list[Tensor], state: Any, params: Any, weights: list[Tensor]) -> list[Tensor]:
-        if "count" not in state:
-            return slopes
-        return [share * d for share, d in zip(self._shares(state, params, weights), slopes, strict=True)]
+    def _damped(self, slopes: list[Tensor], state: Any, params: Any, weights: list[Tensor]) -> tuple[list[Tensor], Any]:
+        """The same with dampening, in whose presence there is no Nesterov momentum."""
+        shares, count = self._shares(state, params, weights), state["count"] + 1
+        if state["trace"] is None:
+            moves = [share * d for share, d in zip(shares, slopes, strict=True)]
+            return moves, {"trace": None, "count": count}
+        momenta = spread(self.momentum, params, weights, "momentum")
+        (trace,) = tree.matched(params, state["trace"])
+        rows = zip(trace, momenta, slopes, shares, strict=True)
+        trace = [add_scaled(v * mu, d, share) for v, mu, d, share in rows]
+        return trace, {"trace": tree.unflatten(params, trace), "count": count}
 
     def _shares(self, state: Any, params: Any, weights: list[Tensor]) -> list[Any]:
         """1 - dampening; 1 on the first step."""
