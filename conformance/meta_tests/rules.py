@@ -215,6 +215,8 @@ _LINES: list[tuple[str, str, str, str, str]] = [
      "if event is Event.CLIPPED:",
      "a_guard_rolls_a_nonfinite_hyper_step_back"),
     ("guard that clips nothing", "tuners/_common.py", "leaf * scale", "leaf", "guarded_tuning_equals_the_reference"),
+    ("a growing series followed", "tuners/_common.py", "if grew and finite", "if False",
+     "a_growing_series_is_not_followed"),
     ("guard that forgets its counts", "tuners/_common.py", 'counted(state["events"], event)',
      "counted(no_events(), event)",
      "guarded_tuning_equals_the_reference"),

@@ -51,9 +51,8 @@ def test_a_given_method_has_the_interval_of_its_cost(method, every):
     assert choosing.interval_for(method) == every
 
 
-def test_a_probe_compares_the_level_below_the_level_and_a_look_back_four_times_as_far():
-    terms = [method.solver.num_terms for method in choosing.probed(at(3, 0.5))]
-    assert terms == [2, 3, 13]
+def test_a_probe_compares_with_the_level_below_and_a_look_back_four_times_as_far():
+    assert [method.solver.num_terms for method in choosing.probed(at(3, 0.5))] == [2, 3, 13]
     assert [method.solver.num_terms for method in choosing.probed(at(1))] == [1, 1, 5]
     assert all(method.solver.step_size == 0.5 for method in choosing.probed(at(3, 0.5)))
 
@@ -92,8 +91,22 @@ def test_counts_run_on_between_probes():
     assert (chosen["since"], chosen["until_probe"]) == (0, choosing.PROBE_EVERY - 1)
     chosen = choosing.after_step(chosen)
     assert chosen["since"] == 1
-    chosen = choosing.after_hyper_step(chosen)
+    chosen = choosing.after_hyper_step(chosen, grew=False)
     assert (chosen["since"], chosen["until_probe"]) == (0, choosing.PROBE_EVERY - 2)
+
+
+@pytest.mark.parametrize(
+    ("contraction", "terms", "grows"),
+    [(0.99, 2, False), (1.0, 2, True), (math.nan, 2, True), (math.inf, 2, True), (math.nan, 1, False)],
+)
+def test_a_series_grows_unless_its_terms_are_seen_to_shrink(contraction, terms, grows):
+    assert choosing.grows(contraction, terms) is grows
+
+
+def test_a_series_that_grew_halves_its_step_at_any_hyper_step():
+    assert choosing.after_hyper_step(at(3), grew=True)["step_size"] == 0.5
+    assert choosing.after_hyper_step(at(3, choosing.LEAST_STEP), grew=True)["step_size"] == choosing.LEAST_STEP
+    assert choosing.after_hyper_step(at(3, 0.5), grew=False)["step_size"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import numpy as np
+from hypothesis import assume
 
 from nestgrad import (
     GMRES,
@@ -299,6 +300,24 @@ def numbers_found_by_measuring_equal_the_reference(ctx: Context, draw: Draw) -> 
     state, other = _followed(ctx, draw, draw.pick(["chosen", "chosen, its interval given"], "kind"))
     found, right = ({name: float(x) for name, x in each["chosen"].items()} for each in (state, other))
     assert found == right, f"chosen {found}, expected {right}"
+
+
+@check("OnePass", "Neumann", *_NEEDS, slow=True, dtypes=("float64",))
+def a_growing_series_is_not_followed(ctx: Context, draw: Draw) -> None:
+    """Beyond the stable rates the terms of a chosen look-back grow: the hyper step is skipped, and its step halves."""
+    tuner, leaves = _tuner(ctx, "chosen"), _leaves(draw)
+    leaves["lr"] = np.asarray(1.0 + 0.2 * draw.rng.uniform())  # a rate of 10 or more
+    state = {**tuner.init(ctx.arrays(network_params(draw, 2, 2))), "hparams": ctx.arrays(leaves)}
+    state["chosen"] = {"every": 1, "num_terms": 3, "step_size": 1.0, "since": 0, "until_probe": 5}
+    after, info = tuner.step(state, *ctx.arrays(_steps(draw, 1)[0]))
+    assume(bool(np.isfinite(ctx.numpy(info.hypergradient.outer_loss))))
+    assume(float(ctx.numpy(info.hypergradient.stats.contraction)) >= 1.0)
+    assert int(info.event) == Event.SKIPPED, f"event {info.event!r}"
+    kept = ctx.numpy(ctx.arrays(leaves))
+    for name, value in ctx.numpy(after["hparams"]).items():
+        assert np.array_equal(value, kept[name]), f"{name} moved from {kept[name]} to {value}"
+    assert float(after["chosen"]["step_size"]) == 0.5, f"chosen {after['chosen']}"
+    assert int(after["chosen"]["until_probe"]) == 4, f"chosen {after['chosen']}"
 
 
 @check("OnePass", "FullHorizon", "Unrolled", "Neumann", *_NEEDS, slow=True)

@@ -107,7 +107,9 @@ class OnePass:
         tuned, found, event = self._is_due(state), idle(state["hparams"]), Event.NONE
         if tuned:
             found = self._found(state, after, values, inner_batch, outer_batch)
-            event = hyper_step(self, found, state, after, failing=self.method or self, watch=self._watch)
+            terms = state.get("chosen", {"num_terms": 1})["num_terms"]
+            grew = choosing.grows(float(found.stats.contraction), terms)
+            event = hyper_step(self, found, state, after, failing=self.method or self, watch=self._watch, grew=grew)
         elif chosen := state.get("chosen"):
             after["chosen"] = choosing.after_step(chosen)
         hparams = self.values(after) if tuned else values
@@ -156,19 +158,22 @@ class OnePass:
 
     def _by_choice(self, chosen: Any, after: OnePassState, values: Any, point: Any, outer: Any) -> HyperGradient:
         """By the series in force; at a probe the numbers are chosen anew."""
-        if chosen["until_probe"]:
-            after["chosen"] = choosing.after_hyper_step(chosen)
-            method = choosing.series(chosen["num_terms"], chosen["step_size"])
+
+        def found(method: Implicit) -> HyperGradient:
             return self._in_leaves(implicit(method, point, outer, values, throw=False), values)
-        below, now, far = (
-            self._in_leaves(implicit(method, point, outer, values, throw=False), values)
-            for method in choosing.probed(chosen)
-        )
+
+        terms = chosen["num_terms"]
+        now = found(choosing.series(terms, chosen["step_size"]))
+        contraction = float(now.stats.contraction)
+        if chosen["until_probe"]:
+            after["chosen"] = choosing.after_hyper_step(chosen, grew=choosing.grows(contraction, terms))
+            return now
+        below, far = (found(method) for method in choosing.probed(chosen)[::2])
         after["chosen"] = choosing.after_probe(
             chosen,
             below=self._cosines(below, far),
             now=self._cosines(now, far),
-            contraction=float(far.stats.contraction),
+            contraction=max(float(far.stats.contraction), contraction if terms > 1 else 0.0),
             finite=is_finite(far),
             free=self.every is None,
         )

@@ -14,8 +14,11 @@ between the totals in its leaves of k and of F terms, 1 where both are zero. The
 - else a doubles, not beyond 1, where the contraction is below RECOVERED; and i goes up a level where c(i) < AGREEMENT
   for some hyperparameter, else down a level where the level below has c ≥ AGREEMENT for all.
 
-The move itself follows the series of i terms. state["chosen"] holds all of it: {"every", "num_terms", "step_size"} in
-force, "since", the training steps since the last hyper step, and "until_probe", hyper steps to the next probe.
+The move itself follows the series of i terms. But where these grow (contraction ≥ 1), as they do just beyond the
+largest stable learning rate, the sum has the sign of its last term, which may be the wrong one: the step is skipped as
+by a guard, the hyperparameters and the outer optimizer's state staying as they were, and a halves, at a probe or not.
+state["chosen"] holds all of it: {"every", "num_terms", "step_size"} in force, "since", the training steps since the
+last hyper step, and "until_probe", hyper steps to the next probe.
 """
 
 from __future__ import annotations
@@ -86,9 +89,15 @@ def after_step(chosen: Chosen) -> Chosen:
     return {**chosen, "since": chosen["since"] + 1}
 
 
-def after_hyper_step(chosen: Chosen) -> Chosen:
-    """The numbers after a hyper step that was no probe."""
-    return {**chosen, "since": 0, "until_probe": chosen["until_probe"] - 1}
+def grows(contraction: float, num_terms: int) -> bool:
+    """Whether the terms of a series of so many grow, for all that is known; one term has none to compare."""
+    return num_terms > 1 and not contraction < 1.0
+
+
+def after_hyper_step(chosen: Chosen, *, grew: bool = False) -> Chosen:
+    """The numbers after a hyper step that was no probe; grew: whether the terms of its series did."""
+    step = max(chosen["step_size"] / 2.0, LEAST_STEP) if grew else chosen["step_size"]
+    return {**chosen, "step_size": step, "since": 0, "until_probe": chosen["until_probe"] - 1}
 
 
 def after_probe(
@@ -96,8 +105,8 @@ def after_probe(
 ) -> Chosen:
     """The numbers after a probe.
 
-    below, now: c of the level below and of the one in force, an entry a hyperparameter. contraction, finite: of the far
-    series. free: whether the interval is to be chosen as well.
+    below, now: c of the level below and of the one in force, an entry a hyperparameter. contraction: the larger of the
+    far series' and that of the one in force. finite: of the far series. free: whether the interval is to be chosen too.
     """
     step, terms = chosen["step_size"], chosen["num_terms"]
     if not finite or not contraction < 1.0:
