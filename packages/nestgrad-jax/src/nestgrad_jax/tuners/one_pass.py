@@ -82,6 +82,7 @@ class OnePass:
         self.problem, self.spaces, self.method = problem, hparams, method
         self.every = choosing.interval_for(method) if every is None and method is not None else every
         self.outer_optimizer, self.warm_start, self.guard, self.throw = outer_optimizer, warm_start, guard, throw
+        self._every_implicit = cast("int", self.every) if isinstance(method, Implicit) else 0
         self._in_leaves = self._of_leaves()
         self.pure = Pure(update=self._update, only_train=self._only_train, tune=self._tune_whole, fresh=self._fresh)
         self._recall, self._watch = Recall(self._natural), Watch()
@@ -146,9 +147,9 @@ class OnePass:
 
     def _stepped(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
         """`step`, with JAX's errors as they are."""
-        every = self.every
+        every = self._every_implicit
         if is_traced(state["step"]):
-            if every is None or not isinstance(self.method, Implicit):
+            if not every:
                 raise InvalidInput(
                     f"{type(self).__name__}.step: state['step'] is traced with method {self.method}, limit: a count "
                     "with a value. Remedy: call step outside of jit, or pass every=10, method=Implicit(...)."
@@ -156,14 +157,15 @@ class OnePass:
             due = (state["step"] + 1) % every == 0
             return lax.cond(due, self._tune_whole, self._only_train, state, inner_batch, outer_batch)
         count = self._recall.count(state["step"]) + 1
-        if every is None or self.method is None:
-            after, info = self._step_by_choice(state, inner_batch, outer_batch, count)
+        if every:
+            if count % every:
+                after, info = self._train_now(state, inner_batch)
+            else:
+                after, info = self._tune_now(state, inner_batch, outer_batch, count)
         elif isinstance(self.method, Unrolled):
             after, info = self._step_in_window(state, inner_batch, outer_batch, count)
-        elif count % every == 0:
-            after, info = self._tune_now(state, inner_batch, outer_batch, count)
         else:
-            after, info = self._train_now(state, inner_batch)
+            after, info = self._step_by_choice(state, inner_batch, outer_batch, count)
         self._recall.keep_count(after["step"], count)
         return after, info
 
