@@ -164,16 +164,16 @@ class OnePass:
 
         terms = chosen["num_terms"]
         now = found(choosing.series(terms, chosen["step_size"]))
-        contraction = float(now.stats.contraction)
+        grew = choosing.grows(float(now.stats.contraction), terms)
         if chosen["until_probe"]:
-            after["chosen"] = choosing.after_hyper_step(chosen, grew=choosing.grows(contraction, terms))
+            after["chosen"] = choosing.after_hyper_step(chosen, grew=grew)
             return now
         below, far = (found(method) for method in choosing.probed(chosen)[::2])
         after["chosen"] = choosing.after_probe(
             chosen,
             below=self._cosines(below, far),
             now=self._cosines(now, far),
-            contraction=max(float(far.stats.contraction), contraction if terms > 1 else 0.0),
+            contraction=float("inf") if grew else float(far.stats.contraction),
             finite=is_finite(far),
             free=self.every is None,
         )

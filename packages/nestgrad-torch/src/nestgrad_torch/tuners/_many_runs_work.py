@@ -15,7 +15,18 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from nestgrad import GROWTH_LIMIT, BilevelProblem, Identity, Implicit, Neumann, Stats, Status, WeightUpdate, tree
+from nestgrad import (
+    GROWTH_LIMIT,
+    BilevelProblem,
+    Identity,
+    Implicit,
+    Neumann,
+    Stats,
+    Status,
+    Unrolled,
+    WeightUpdate,
+    tree,
+)
 from nestgrad_torch._derivatives import Linearization, functional_optimizer, is_carried
 from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._rules.implicit import power_of_two, require_connected
@@ -263,6 +274,32 @@ def _report(method: Implicit, eps: float, figures: Tensor) -> tuple[Tensor, Stat
         asymmetry=nothing,
         kink_distance=nothing,
         eps=eps,
+    )
+    return status, stats
+
+
+def window_report(method: Unrolled, found: Findings, last_move: Tensor) -> tuple[Tensor, Stats]:
+    """(the statuses as integers, the statistics) of unrolled findings in natural values, an entry a run."""
+    nothing = torch.full_like(found.outer_loss, float("nan"))
+    adjoint = norms(tree.leaves(found.adjoint)) if found.adjoint is not None else None
+    sizes = [norms(tree.leaves(found.params)), norms(found.indirect)]
+    there = [found.outer_loss, norms(found.direct), *sizes, *([] if adjoint is None else [adjoint])]
+    finite = torch.stack([size.isfinite() for size in there]).all(0)
+    status = torch.where(finite, int(Status.TRUNCATED), int(Status.NONFINITE))
+    stats = Stats(
+        residual_norm=nothing,
+        rhs_norm=nothing,
+        adjoint_norm=nothing if adjoint is None else adjoint,
+        indirect_norm=sizes[1],
+        params_norm=sizes[0],
+        inner_optimality=last_move,
+        steps=torch.full_like(status, method.num_steps),
+        products=torch.full_like(status, method.window),
+        contraction=nothing,
+        curvature=nothing,
+        asymmetry=nothing,
+        kink_distance=nothing,
+        eps=torch.finfo(nothing.dtype).eps,
     )
     return status, stats
 

@@ -34,7 +34,7 @@ from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._tree import Params, as_hparams, check_matching
 from nestgrad_torch.tuners._common import extremes, with_gradients
 from nestgrad_torch.tuners._many_runs_outer import OuterSteps, judged
-from nestgrad_torch.tuners._many_runs_work import ManyRunsWork, norms
+from nestgrad_torch.tuners._many_runs_work import ManyRunsWork, norms, window_report
 from nestgrad_torch.tuners._one_pass_programs import BlockPrograms, alike
 from nestgrad_torch.tuners._over_runs import together
 from nestgrad_torch.tuners._recall import Recall
@@ -250,30 +250,11 @@ class ManyRuns:
         seen: list[Tensor] = []
         problem = together(self.tuner.problem, shared=self.shared_batches, seen=seen)
         natural = along(self._method, problem, point, window, self.values(state), outer_batch)
-        params, adjoint = tree.leaves(natural.params), tree.leaves(natural.adjoint)
-        findings = self.tuner._in_leaves(state["hparams"], natural)  # noqa: SLF001
+        natural = dataclasses.replace(natural, outer_loss=seen[-1])
         moved = [a - b for a, b in zip(tree.leaves(after["params"]), tree.leaves(state["params"]), strict=True)]
-        nothing = torch.full_like(seen[-1], float("nan"))
-        figures = [norms(params), norms(natural.indirect), norms(natural.direct), norms(adjoint) if adjoint else None]
-        finite = torch.stack([x.isfinite() for x in (seen[-1], norms(moved), *figures) if x is not None]).all(0)
-        statuses = torch.where(finite, int(Status.TRUNCATED), int(Status.NONFINITE))
-        stats = Stats(
-            residual_norm=nothing,
-            rhs_norm=nothing,
-            adjoint_norm=nothing if figures[3] is None else figures[3],
-            indirect_norm=figures[1],
-            params_norm=figures[0],
-            inner_optimality=norms(moved),
-            steps=torch.full_like(statuses, self._method.num_steps),
-            products=torch.full_like(statuses, self._method.window),
-            contraction=nothing,
-            curvature=nothing,
-            asymmetry=nothing,
-            kink_distance=nothing,
-            eps=torch.finfo(nothing.dtype).eps,
-        )
-        found = dataclasses.replace(findings, outer_loss=seen[-1])
-        return self._followed(state, after, found, statuses, stats)
+        statuses, stats = window_report(self._method, natural, norms(moved))
+        findings = self.tuner._in_leaves(state["hparams"], natural)  # noqa: SLF001
+        return self._followed(state, after, findings, statuses, stats)
 
     def _point(self, state: Any) -> Params:
         structure = Params(state["params"]) if self._structure is None else self._structure

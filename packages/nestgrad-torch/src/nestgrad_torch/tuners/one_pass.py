@@ -245,35 +245,39 @@ class OnePass(Tuner):
         """The hypergradient, read and watched; the leaves move by it unless a program has moved them."""
         method, *probes = self._methods(state)
         found, report = result(method, state["hparams"], findings[0], throw=False)
+        grew = self.method is None and choosing.grows(float(found.stats.contraction), state["chosen"]["num_terms"])
         if self.method is None:
-            reached["chosen"] = self._choice(state, found, probes, findings[1:])
+            reached["chosen"] = self._choice(state, found, probes, findings[1:], grew=grew)
         if self.warm_start:
             reached["adjoint"] = found.adjoint if report.finite else state["adjoint"]
             found = dataclasses.replace(found, adjoint=None)
         if self.guard is not None:
-            return found, self._guarded(self.guard, self.outer_optimizer, found, state, reached)
+            grew = grew and report.finite
+            return found, self._guarded(self.guard, self.outer_optimizer, found, state, reached, grew=grew)
         if report.finite:
             self._watch.see(math.fsum(report.sizes), step=reached["step"])
         elif self.throw and not found.status.ok:
             raise error_for(found.status, method, found.stats, where=f"training step {reached['step']}")
+        if grew and report.finite:
+            return found, Event.SKIPPED
         if self._programs is None or self._programs.outer is None or not isinstance(self.method, Implicit):
             moved = self._move(self.outer_optimizer, state, tree.leaves(found.total))
             reached["hparams"], reached["outer_opt_state"] = moved
         return found, Event.NONE
 
     def _choice(
-        self, state: Any, now: HyperGradient, probes: list[Implicit], findings: list[Findings]
+        self, state: Any, now: HyperGradient, probes: list[Implicit], findings: list[Findings], *, grew: bool
     ) -> choosing.Chosen:
         """The numbers in force after this hyper step, chosen anew where it was a probe."""
         if not probes:
-            return choosing.after_hyper_step(state["chosen"])
+            return choosing.after_hyper_step(state["chosen"], grew=grew)
         rows = zip(probes, findings, strict=True)
         below, far = (result(method, state["hparams"], found, throw=False) for method, found in rows)
         return choosing.after_probe(
             state["chosen"],
             below=self._cosines(below[0], far[0]),
             now=self._cosines(now, far[0]),
-            contraction=float(far[0].stats.contraction),
+            contraction=math.inf if grew else float(far[0].stats.contraction),
             finite=far[1].finite,
             free=self.every is None,
         )

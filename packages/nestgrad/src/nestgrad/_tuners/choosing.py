@@ -105,8 +105,8 @@ def after_probe(
 ) -> Chosen:
     """The numbers after a probe.
 
-    below, now: c of the level below and of the one in force, an entry a hyperparameter. contraction: the larger of the
-    far series' and that of the one in force. finite: of the far series. free: whether the interval is to be chosen too.
+    below, now: c of the level below and of the one in force, an entry a hyperparameter. contraction, finite: of the far
+    series, the contraction being infinite where the terms in force grow. free: whether the interval is chosen as well.
     """
     step, terms = chosen["step_size"], chosen["num_terms"]
     if not finite or not contraction < 1.0:
