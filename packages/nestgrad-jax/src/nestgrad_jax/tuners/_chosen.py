@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -21,7 +22,9 @@ def numbers(chosen: Any) -> choosing.Chosen:
     }
 
 
-def after_probe(spaces: Any, chosen: choosing.Chosen, now: Any, others: Any, *, free: bool) -> choosing.Chosen:
+def after_probe(
+    spaces: Any, chosen: choosing.Chosen, now: Any, others: Any, *, grew: bool, free: bool
+) -> choosing.Chosen:
     """The numbers after a probe. others: (total, outer loss, contraction) of the level below and of the far series."""
     (below, _, _), (far, loss, contraction) = others
     ends = [np.isfinite(np.asarray(leaf)).all() for leaf in [*jax.tree.leaves(far), loss]]
@@ -29,7 +32,7 @@ def after_probe(spaces: Any, chosen: choosing.Chosen, now: Any, others: Any, *, 
         chosen,
         below=_cosines(spaces, below, far),
         now=_cosines(spaces, now, far),
-        contraction=float(contraction),
+        contraction=math.inf if grew else float(contraction),
         finite=all(ends),
         free=free,
     )

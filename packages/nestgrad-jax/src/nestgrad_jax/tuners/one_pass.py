@@ -43,7 +43,7 @@ from nestgrad_jax._shardings import beside
 from nestgrad_jax._tree import as_params, check_arguments, check_matching, is_traced, moved_by, tree_norm
 from nestgrad_jax.tuners._chosen import after_probe, numbers
 from nestgrad_jax.tuners._failure import at_zero_gradients, zero_gradients
-from nestgrad_jax.tuners._leaves import natural, require_outer_optimizer, start
+from nestgrad_jax.tuners._leaves import is_finite, natural, require_outer_optimizer, start
 from nestgrad_jax.tuners._outer_step import finite, no_event, no_events, outer_step
 from nestgrad_jax.tuners._recall import Recall
 from nestgrad_jax.tuners._training import LONGEST, Pure, train, trained
@@ -208,16 +208,32 @@ class OnePass:
         if chosen["until_probe"]:
             method = choosing.series(chosen["num_terms"], chosen["step_size"])
             after, info = self._tune_now(inside, inner_batch, outer_batch, count, method)
-            after["chosen"] = choosing.after_hyper_step(chosen)
-            return after, info
+            grew = choosing.grows(float(info.hypergradient.stats.contraction), chosen["num_terms"])
+            after["chosen"] = choosing.after_hyper_step(chosen, grew=grew)
+            return self._unfollowed(state, after, info) if grew else (after, info)
         below, method, far = choosing.probed(chosen)
         after, values, loss, seen, event, others = self._tune_by_jitted(
             inside, inner_batch, outer_batch, method=method, others=(below, far)
         )
         found = self._judged(seen, count, method)
-        after["chosen"] = after_probe(self.spaces, chosen, found.total, others, free=self.every is None)
+        grew = choosing.grows(float(found.stats.contraction), chosen["num_terms"])
+        after["chosen"] = after_probe(self.spaces, chosen, found.total, others, grew=grew, free=self.every is None)
         self._recall.keep_values(after["hparams"], values)
-        return after, OnePassInfo(inner_loss=loss, tuned=True, hypergradient=found, hparams=values, event=_event(event))
+        info = OnePassInfo(inner_loss=loss, tuned=True, hypergradient=found, hparams=values, event=_event(event))
+        return self._unfollowed(state, after, info) if grew else (after, info)
+
+    def _unfollowed(
+        self, state: OnePassState, after: OnePassState, info: OnePassInfo
+    ) -> tuple[OnePassState, OnePassInfo]:
+        """The step without its hyper step, whose terms grow; one that is not finite is left as it is."""
+        if not is_finite(info.hypergradient):
+            return after, info
+        kept = {name: state[name] for name in ("hparams", "outer_opt_state")}
+        if "events" in state:
+            counts = state["events"]
+            kept["events"] = {**counts, "skipped": counts["skipped"] + 1}
+        values, _ = self._recall.about(state["hparams"])
+        return cast("OnePassState", {**after, **kept}), replace(info, hparams=values, event=Event.SKIPPED)
 
     def _ran(self, state: OnePassState, batches: list[Any], outer_batch: Any) -> tuple[OnePassState, OnePassRun]:
         """`run`, with JAX's errors as they are."""
