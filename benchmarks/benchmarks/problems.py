@@ -159,7 +159,7 @@ def _logistic_regression() -> Problem:
 
 
 def _recurrent_network() -> Problem:
-    """The gates in the order input, forget, cell, output, as columns; words as whole numbers, each predicting the next."""
+    """Gates as columns, in the order input, forget, cell, output; words as whole numbers, each predicting the next."""
     rng, words, units = np.random.default_rng(5), 200, 128
     params: Tree = {"words": 0.1 * _normal(rng, words, units)}
     for layer in (1, 2):

@@ -130,7 +130,7 @@ class Side:
         return tuner, tuner.init(self.params)
 
 
-def _compile(function: Any, *, compiled: bool) -> dict[str, bool]:
+def _compile(function: Any, *, compiled: bool) -> dict[str, Any]:
     if not compiled:
         return {}
     if "compile" not in inspect.signature(function).parameters:
