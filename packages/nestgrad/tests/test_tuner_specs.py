@@ -110,3 +110,10 @@ def test_every_leaf_has_the_path_of_its_space():
     values = {"lr": {"w": 1.0, "b": 2.0}, "nest": [3.0, {"w": 4.0}]}
     assert space_paths(spaces, values) == ["lr", "lr", "nest/0", "nest/1"]
     assert space_paths(Log10(0.1), {"w": 1.0}) == [""]
+
+
+def test_a_users_own_kind_of_one_pass_may_have_many_runs():
+    one_pass_kind = type("OnePass", (), {"method": SERIES})
+    check_many_runs(type("Mine", (one_pass_kind,), {})(), 2)
+    with pytest.raises(UnsupportedSpec, match="chooses its own look-back"):
+        check_many_runs(type("Mine", (one_pass_kind,), {"method": None})(), 2)

@@ -27,15 +27,16 @@ MANY: tuple[str, ...] = ("OnePass", "FullHorizon", "Fixed", "RandomMultiplier")
 
 def check_many_runs(tuner: Any, runs: int) -> None:
     """Raise UnsupportedSpec or InvalidInput unless this tuner can have this many runs."""
-    name = type(tuner).__name__
-    if name not in MANY:
+    kinds = {kind.__name__ for kind in type(tuner).__mro__}
+    if not kinds.intersection(MANY):
         raise UnsupportedSpec(
-            f"ManyRuns: tuner {name}, limit: {', '.join(MANY)}. Remedy: use one of these, or a run after the other."
+            f"ManyRuns: tuner {type(tuner).__name__}, limit: {', '.join(MANY)}. "
+            "Remedy: use one of these, or a run after the other."
         )
     if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInput(f"ManyRuns.runs: got {runs!r}, limit: an int of at least 1. Remedy: pass runs=64.")
     method = getattr(tuner, "method", None)
-    if name == "OnePass" and method is None:
+    if "OnePass" in kinds and method is None:
         raise UnsupportedSpec(
             "ManyRuns: a tuner that chooses its own look-back, limit: one for all runs. "
             "Remedy: pass every=10, method=Implicit(solver=Neumann(num_terms=5, step_size=1.0)) to OnePass."
