@@ -114,7 +114,7 @@ def test_a_carried_adjoint_ends_where_cold_solves_do(carry):
 def test_a_chosen_look_back_is_told_by_the_state_and_goes_on_from_a_copy():
     tuner, again = made(problem=LINEAR), made(problem=LINEAR)
     state = tuner.init(start())
-    assert state["chosen"] == {"every": 2, "num_terms": 1, "step_size": 1.0, "since": 0, "until_probe": 0}
+    assert state["chosen"] == {"every": 5, "num_terms": 1, "step_size": 1.0, "since": 0, "until_probe": 0}
     for inner, outer in steps(5):
         state, _ = tuner.step(state, inner, outer)
     other = copy.deepcopy(state)

@@ -1,7 +1,8 @@
 """A look-back, interval and step size that one-pass tuning finds by itself, from what its own series measures.
 
-With `every` left out a hyper step is due T steps after the last one, T = ⌈(1 + 2 (i - 1)) / OVERHEAD⌉ for i terms: one
-outer gradient and i - 1 products, of about two gradients each, then cost about OVERHEAD of the training between them.
+With `every` left out a hyper step is due T steps after the last one, T = ⌈(1 + 2 (i - 1)) / OVERHEAD⌉ for i terms, but
+at least LEAST_EVERY, so that training shows what a move has done before many more are made: one outer gradient and
+i - 1 products, of about two gradients each, then cost at most about OVERHEAD of the training between them.
 With `method` left out the hypergradient is that of Neumann(num_terms=i, step_size=a), and a run begins with i = 1 and
 a = 1. So the interval is as short as the look-back allows, and the look-back as short as the hypergradient allows,
 which is measured:
@@ -33,7 +34,7 @@ from nestgrad._solvers.neumann import Neumann
 
 OVERHEAD, AGREEMENT, RECOVERED, LEAST_STEP = 0.9, 0.7, 0.9, 1.0 / 16.0
 LEVELS = (1, 2, 3, 5, 8, 13)
-PROBE_EVERY = 20
+PROBE_EVERY, LEAST_EVERY = 20, 5
 
 
 class Chosen(TypedDict):
@@ -48,7 +49,7 @@ class Chosen(TypedDict):
 
 def interval(num_terms: int) -> int:
     """The training steps between two hyper steps for a look-back."""
-    return math.ceil((1 + 2 * (num_terms - 1)) / OVERHEAD)
+    return max(LEAST_EVERY, math.ceil((1 + 2 * (num_terms - 1)) / OVERHEAD))
 
 
 def interval_for(method: Implicit | Unrolled) -> int:
