@@ -271,13 +271,8 @@ class OnePass:
         for batch in batches:
             state, info = self._stepped(state, batch, outer_batch)
             infos.append(info)
-        tuned = [info for info in infos if info.tuned]
-        return state, OnePassRun(
-            inner_losses=jnp.stack([info.inner_loss for info in infos]),
-            hypergradients=tuple(info.hypergradient for info in tuned),
-            hparams=infos[-1].hparams,
-            events=tuple(info.event for info in tuned),
-        )
+        losses = jnp.stack([info.inner_loss for info in infos])
+        return state, OnePassRun.of(infos, inner_losses=losses, hparams=infos[-1].hparams)
 
     def _block(
         self, state: OnePassState, distinct: tuple[Any, ...], which: tuple[int, ...], outer_batch: Any, *, tunes: bool

@@ -62,13 +62,8 @@ class ManyRuns:
         for batch in inner_batches:
             state, info = self.step(state, batch, outer_batch)
             infos.append(info)
-        tuned = [info for info in infos if info.tuned]
-        return state, OnePassRun(
-            inner_losses=np.stack([info.inner_loss for info in infos]),
-            hypergradients=tuple(info.hypergradient for info in tuned),
-            hparams=self.values(state),
-            events=tuple(info.event for info in tuned),
-        )
+        losses = np.stack([info.inner_loss for info in infos])
+        return state, OnePassRun.of(infos, inner_losses=losses, hparams=self.values(state))
 
     def values(self, state: Any) -> Any:
         """The hyperparameters' natural values with a leading axis of runs."""

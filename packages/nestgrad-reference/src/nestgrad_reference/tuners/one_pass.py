@@ -107,8 +107,7 @@ class OnePass:
         tuned, found, event = self._is_due(state), idle(state["hparams"]), Event.NONE
         if tuned:
             found = self._found(state, after, values, inner_batch, outer_batch)
-            terms = state.get("chosen", {"num_terms": 1})["num_terms"]
-            grew = choosing.grows(float(found.stats.contraction), terms)
+            grew = _grew(state, found)
             event = hyper_step(self, found, state, after, failing=self.method or self, watch=self._watch, grew=grew)
         elif chosen := state.get("chosen"):
             after["chosen"] = choosing.after_step(chosen)
@@ -124,13 +123,8 @@ class OnePass:
         for batch in inner_batches:
             state, info = self.step(state, batch, outer_batch)
             infos.append(info)
-        tuned = [info for info in infos if info.tuned]
-        return state, OnePassRun(
-            inner_losses=np.asarray([info.inner_loss for info in infos]),
-            hypergradients=tuple(info.hypergradient for info in tuned),
-            hparams=self.values(state),
-            events=tuple(info.event for info in tuned),
-        )
+        losses = np.asarray([info.inner_loss for info in infos])
+        return state, OnePassRun.of(infos, inner_losses=losses, hparams=self.values(state))
 
     def values(self, state: OnePassState) -> Any:
         """The hyperparameters' natural values, a tree shaped like hparams."""
@@ -150,21 +144,23 @@ class OnePass:
             return self._in_leaves(self._along_the_window(after, values, outer_batch), values)
         point, outer = self._at_the_step(state, after, values, inner_batch, outer_batch)
         if self.method is None:
-            return self._by_choice(state.get("chosen"), after, values, point, outer)
+            return self._by_choice(state, after, values, point, outer)
         found = implicit(self.method, point, outer, values, throw=False, warm_start=state.get("adjoint"))
         if self.warm_start and is_finite(found):
             after["adjoint"] = found.adjoint
         return self._in_leaves(found, values)
 
-    def _by_choice(self, chosen: Any, after: OnePassState, values: Any, point: Any, outer: Any) -> HyperGradient:
+    def _by_choice(
+        self, state: OnePassState, after: OnePassState, values: Any, point: Any, outer: Any
+    ) -> HyperGradient:
         """By the series in force; at a probe the numbers are chosen anew."""
 
         def found(method: Implicit) -> HyperGradient:
             return self._in_leaves(implicit(method, point, outer, values, throw=False), values)
 
-        terms = chosen["num_terms"]
-        now = found(choosing.series(terms, chosen["step_size"]))
-        grew = choosing.grows(float(now.stats.contraction), terms)
+        chosen: Any = state.get("chosen")
+        now = found(choosing.series(chosen["num_terms"], chosen["step_size"]))
+        grew = _grew(state, now)
         if chosen["until_probe"]:
             after["chosen"] = choosing.after_hyper_step(chosen, grew=grew)
             return now
@@ -225,6 +221,12 @@ class OnePass:
         """The chain rule of every space, with slopes by hand."""
         slopes = map_spaces(slope, self.spaces, values)
         return in_leaves(natural, slopes)
+
+
+def _grew(state: OnePassState, found: HyperGradient) -> bool:
+    """Whether a look-back found by measuring gave a series whose terms grow."""
+    chosen = state.get("chosen")
+    return chosen is not None and choosing.grows(float(found.stats.contraction), chosen["num_terms"])
 
 
 def per_parameter(space: Space, params: Any) -> Space:

@@ -95,7 +95,7 @@ def grows(contraction: float, num_terms: int) -> bool:
     return num_terms > 1 and not contraction < 1.0
 
 
-def after_hyper_step(chosen: Chosen, *, grew: bool = False) -> Chosen:
+def after_hyper_step(chosen: Chosen, *, grew: bool) -> Chosen:
     """The numbers after a hyper step that was no probe; grew: whether the terms of its series did."""
     step = max(chosen["step_size"] / 2.0, LEAST_STEP) if grew else chosen["step_size"]
     return {**chosen, "step_size": step, "since": 0, "until_probe": chosen["until_probe"] - 1}

@@ -24,7 +24,7 @@ outer batch, which lets a backend make one program of the block; a block need no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
@@ -90,6 +90,17 @@ class OnePassRun:
     hypergradients: tuple[HyperGradient, ...]
     hparams: Any
     events: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, infos: Iterable[OnePassInfo], *, inner_losses: Any, hparams: Any) -> OnePassRun:
+        """What steps taken one by one saw."""
+        tuned = [info for info in infos if info.tuned]
+        return cls(
+            inner_losses=inner_losses,
+            hypergradients=tuple(info.hypergradient for info in tuned),
+            hparams=hparams,
+            events=tuple(info.event for info in tuned),
+        )
 
 
 def check_block(tuner: str, inner_batches: Any) -> None:
