@@ -13,10 +13,7 @@ from nestgrad import (
     Guard,
     Implicit,
     InvalidInput,
-    Log10,
-    Logit,
     Neumann,
-    Real,
     Unrolled,
     UnsupportedSpec,
     WeightUpdate,
@@ -28,6 +25,7 @@ from nestgrad_conformance.expecting import refused
 from nestgrad_conformance.problems import SGDFrom
 from nestgrad_conformance.problems.tanh_network import NetworkLoss, network_params
 from nestgrad_conformance.registry import check
+from nestgrad_conformance.tuned import network_spaces
 
 _NEEDS = ("ManyRuns", "OnePass", "WeightUpdate", "sgd", "adam")
 _RUNS, _STEPS = 3, 4
@@ -53,12 +51,7 @@ def _tuner(ctx: Context, **options: Any) -> Any:
     of_backend: Any = tuners
     return of_backend.OnePass(
         BilevelProblem(WeightUpdate(loss, SGDFrom(harness.sgd)), loss),
-        hparams={
-            "lr": Log10(0.1),
-            "momentum": Logit(0.5),
-            "weight_decay": Real(0.1),
-            "gain": Real(ctx.arrays(np.ones(2))),
-        },
+        hparams=network_spaces(ctx),
         outer_optimizer=harness.adam(0.01),
         throw=False,
         **options,

@@ -17,6 +17,7 @@ from nestgrad_conformance.problems import Case, SGDFrom
 from nestgrad_conformance.problems.ridge import SquaredError
 from nestgrad_conformance.problems.tanh_network import NetworkLoss, network_params
 from nestgrad_conformance.registry import check
+from nestgrad_conformance.tuned import network_leaves, network_spaces
 
 _STEPS = 4
 
@@ -105,25 +106,11 @@ def _real_time(ctx: Context, decay: float, every: int) -> Any:
     tuners: Any = harness.backend
     return tuners.RealTime(
         BilevelProblem(WeightUpdate(loss, SGDFrom(harness.sgd)), loss),
-        hparams={
-            "lr": Log10(0.1),
-            "momentum": Logit(0.5),
-            "weight_decay": Real(0.1),
-            "gain": Real(ctx.arrays(np.ones(2))),
-        },
+        hparams=network_spaces(ctx),
         every=every,
         decay=decay,
         outer_optimizer=harness.adam(0.01),
     )
-
-
-def _leaves(draw: Draw) -> Any:
-    return {
-        "lr": -1.0 + 0.2 * draw.normal(),
-        "momentum": 0.3 * draw.normal(),
-        "weight_decay": np.asarray(0.05),
-        "gain": 1.0 + 0.1 * draw.normal(2),
-    }
 
 
 @check("RealTime", "WeightUpdate", "sgd", "adam")
@@ -131,14 +118,14 @@ def real_time_tuning_equals_the_reference(ctx: Context, draw: Draw) -> None:
     """Sensitivities carried along a run whose hyperparameters move at every second step, with and without decay."""
     decay = draw.pick([1.0, 0.5, 0.0], "decay")
     steps = [((draw.normal(6, 2), draw.normal(6)), (draw.normal(4, 2), draw.normal(4))) for _ in range(_STEPS)]
-    follow(ctx, lambda c: _real_time(c, decay, 2), network_params(draw, 2, 2), _leaves(draw), steps)
+    follow(ctx, lambda c: _real_time(c, decay, 2), network_params(draw, 2, 2), network_leaves(draw), steps)
 
 
 @check("RealTime", "Unrolled", "WeightUpdate", "sgd", "adam")
 def real_time_equals_the_unrolled_derivative_until_the_first_move(ctx: Context, draw: Draw) -> None:
     """With decay 1 the first hyper step's hypergradient is that of all steps so far; with decay 0, of the last."""
     decay = draw.pick([1.0, 0.0], "decay")
-    tuner, params, leaves = _real_time(ctx, decay, _STEPS), network_params(draw, 2, 2), _leaves(draw)
+    tuner, params, leaves = _real_time(ctx, decay, _STEPS), network_params(draw, 2, 2), network_leaves(draw)
     batches = [(draw.normal(6, 2), draw.normal(6)) for _ in range(_STEPS)]
     outer = (draw.normal(4, 2), draw.normal(4))
     state = {**tuner.init(ctx.arrays(params)), "hparams": ctx.arrays(leaves)}
@@ -181,12 +168,7 @@ def _carried(ctx: Context) -> Any:
     tuners: Any = harness.backend
     return tuners.OnePass(
         BilevelProblem(WeightUpdate(loss, SGDFrom(harness.sgd), "weights_and_state"), loss),
-        hparams={
-            "lr": Log10(0.1),
-            "momentum": Logit(0.5),
-            "weight_decay": Real(0.1),
-            "gain": Real(ctx.arrays(np.ones(2))),
-        },
+        hparams=network_spaces(ctx),
         every=2,
         method=Implicit(solver=Neumann(num_terms=4, step_size=1.0)),
         outer_optimizer=harness.adam(0.01),
@@ -197,13 +179,13 @@ def _carried(ctx: Context) -> Any:
 def one_pass_with_a_carried_state_equals_the_reference(ctx: Context, draw: Draw) -> None:
     """The series runs over weights and momentum buffer together, from the state that entered the step."""
     steps = [((draw.normal(6, 2), draw.normal(6)), (draw.normal(4, 2), draw.normal(4))) for _ in range(_STEPS)]
-    follow(ctx, _carried, network_params(draw, 2, 2), _leaves(draw), steps)
+    follow(ctx, _carried, network_params(draw, 2, 2), network_leaves(draw), steps)
 
 
 @check("OnePass", "WeightUpdate", "Implicit", "Neumann", "sgd", "adam", dtypes=("float64",))
 def one_pass_with_a_carried_state_takes_the_series_on_both(ctx: Context, draw: Draw) -> None:
     """Its first hypergradient is Σ_j (Aᵀ)ʲ a contracted with B, a = (∂L_out/∂w at the new weights, 0), dense."""
-    tuner, params, leaves = _carried(ctx), network_params(draw, 2, 2), _leaves(draw)
+    tuner, params, leaves = _carried(ctx), network_params(draw, 2, 2), network_leaves(draw)
     batches, outer = [(draw.normal(6, 2), draw.normal(6)) for _ in range(2)], (draw.normal(4, 2), draw.normal(4))
     state = {**tuner.init(ctx.arrays(params)), "hparams": ctx.arrays(leaves)}
     state, _ = tuner.step(state, ctx.arrays(batches[0]), ctx.arrays(outer))

@@ -16,10 +16,7 @@ from nestgrad import (
     Guard,
     Implicit,
     InvalidInput,
-    Log10,
-    Logit,
     Neumann,
-    Real,
     Unrolled,
     WeightUpdate,
     tree,
@@ -31,6 +28,7 @@ from nestgrad_conformance.following import follow
 from nestgrad_conformance.problems import Case, SGDFrom
 from nestgrad_conformance.problems.tanh_network import NetworkLoss, network_params
 from nestgrad_conformance.registry import check
+from nestgrad_conformance.tuned import network_leaves, network_spaces
 
 _NEEDS = ("WeightUpdate", "sgd", "adam")
 _SERIES = Implicit(solver=Neumann(num_terms=3, step_size=1.0))
@@ -64,24 +62,10 @@ def _made(ctx: Context, kind: str) -> Any:
     loss = NetworkLoss(harness.xp)
     return getattr(harness.backend, name)(
         BilevelProblem(WeightUpdate(loss, SGDFrom(harness.sgd)), loss),
-        hparams=_spaces(ctx),
+        hparams=network_spaces(ctx),
         outer_optimizer=harness.adam(0.01),
         **options,
     )
-
-
-def _spaces(ctx: Context) -> Any:
-    gain = Real(ctx.arrays(np.ones(2)))
-    return {"lr": Log10(0.1), "momentum": Logit(0.5), "weight_decay": Real(0.1), "gain": gain}
-
-
-def _leaves(draw: Draw) -> Any:
-    return {
-        "lr": -1.0 + 0.2 * draw.normal(),
-        "momentum": 0.3 * draw.normal(),
-        "weight_decay": np.asarray(0.05),
-        "gain": 1.0 + 0.1 * draw.normal(2),
-    }
 
 
 def _steps(draw: Draw, count: int) -> list[tuple[Any, Any]]:
@@ -90,7 +74,7 @@ def _steps(draw: Draw, count: int) -> list[tuple[Any, Any]]:
 
 def _followed(ctx: Context, draw: Draw, kind: str, count: int = 6) -> tuple[Any, Any]:
     made = functools.partial(_tuner, kind=kind)
-    return follow(ctx, made, network_params(draw, 2, 2), _leaves(draw), _steps(draw, count))
+    return follow(ctx, made, network_params(draw, 2, 2), network_leaves(draw), _steps(draw, count))
 
 
 @check("OnePass", "Unrolled", *_NEEDS, slow=True)
@@ -102,7 +86,12 @@ def one_pass_along_a_window_equals_the_reference(ctx: Context, draw: Draw) -> No
 @check("OnePass", "Unrolled", *_NEEDS, slow=True)
 def a_window_is_the_unrolled_derivative_of_its_steps(ctx: Context, draw: Draw) -> None:
     """The third step's hypergradient is that of Unrolled(num_steps=2) from the weights and state after the first."""
-    tuner, params, leaves, steps = _tuner(ctx, "window"), network_params(draw, 2, 2), _leaves(draw), _steps(draw, 3)
+    tuner, params, leaves, steps = (
+        _tuner(ctx, "window"),
+        network_params(draw, 2, 2),
+        network_leaves(draw),
+        _steps(draw, 3),
+    )
     state = {**tuner.init(ctx.arrays(params)), "hparams": ctx.arrays(leaves)}
     seen, info = [], None
     for inner, outer in steps:
@@ -156,7 +145,7 @@ def a_window_longer_than_its_interval_is_refused(ctx: Context, draw: Draw) -> No
     with refused(InvalidInput, "num_steps=3", "every=2"):
         of_backend.OnePass(
             BilevelProblem(WeightUpdate(loss, SGDFrom(harness.sgd)), loss),
-            hparams=_spaces(ctx),
+            hparams=network_spaces(ctx),
             every=2,
             method=Unrolled(num_steps=3),
             outer_optimizer=harness.adam(0.01),
@@ -172,7 +161,7 @@ def full_horizon_tuning_equals_the_reference(ctx: Context, draw: Draw) -> None:
 @check("FullHorizon", "Unrolled", *_NEEDS, slow=True)
 def every_whole_run_begins_at_the_same_weights(ctx: Context, draw: Draw) -> None:
     """The second run's first step, on the first batch and hyperparameters, ends where that of the first run did."""
-    tuner, leaves, steps = _tuner(ctx, "whole runs"), _leaves(draw), _steps(draw, 2)
+    tuner, leaves, steps = _tuner(ctx, "whole runs"), network_leaves(draw), _steps(draw, 2)
     state = {**tuner.init(ctx.arrays(network_params(draw, 2, 2))), "hparams": ctx.arrays(leaves)}
     ends = []
     for inner, outer in (*steps, steps[0]):
@@ -187,7 +176,7 @@ def _alone(ctx: Context, name: str, **options: Any) -> Any:
     harness = ctx.harness
     assert harness.sgd is not None
     return getattr(harness.backend, name)(
-        WeightUpdate(NetworkLoss(harness.xp), SGDFrom(harness.sgd)), hparams=_spaces(ctx), **options
+        WeightUpdate(NetworkLoss(harness.xp), SGDFrom(harness.sgd)), hparams=network_spaces(ctx), **options
     )
 
 
@@ -204,7 +193,7 @@ def _multiplied(ctx: Context) -> Any:
 @check("Fixed", "WeightUpdate", "sgd")
 def fixed_hyperparameters_stay(ctx: Context, draw: Draw) -> None:
     """Weights follow the reference's plain training; the hyperparameters keep their bits; no step tunes."""
-    state, _ = follow(ctx, _fixed, network_params(draw, 2, 2), leaves := _leaves(draw), _steps(draw, 3))
+    state, _ = follow(ctx, _fixed, network_params(draw, 2, 2), leaves := network_leaves(draw), _steps(draw, 3))
     kept = ctx.numpy(ctx.arrays(leaves))
     assert all(np.array_equal(ctx.numpy(state["hparams"])[name], kept[name]) for name in kept), state["hparams"]
 
@@ -213,8 +202,8 @@ def fixed_hyperparameters_stay(ctx: Context, draw: Draw) -> None:
 def multiplied_hyperparameters_equal_the_reference(ctx: Context, draw: Draw) -> None:
     """After every second step each natural value is multiplied by its factor in the state, and by nothing else."""
     low, high = 0.95, 1.01
-    factors = {name: np.asarray(draw.rng.uniform(low, high)) for name in _spaces(ctx)}
-    params, leaves = network_params(draw, 2, 2), _leaves(draw)
+    factors = {name: np.asarray(draw.rng.uniform(low, high)) for name in network_spaces(ctx)}
+    params, leaves = network_params(draw, 2, 2), network_leaves(draw)
     state, _ = follow(ctx, _multiplied, params, leaves, _steps(draw, 4), beside={"multipliers": factors}, key=0)
     start = ctx.numpy(_multiplied(ctx).values({**state, "hparams": ctx.arrays(leaves)}))
     end = ctx.numpy(_multiplied(ctx).values(state))
@@ -228,7 +217,7 @@ def factors_are_drawn_once_by_their_key(ctx: Context, draw: Draw) -> None:
     """One factor a hyperparameter, within the range; the same key draws the same, another key others."""
     params = ctx.arrays(network_params(draw, 2, 2))
     first, again, other = (ctx.numpy(_multiplied(ctx).init(params, key=key)["multipliers"]) for key in (3, 3, 4))
-    assert first.keys() == _spaces(ctx).keys(), f"factors of {sorted(first)}"
+    assert first.keys() == network_spaces(ctx).keys(), f"factors of {sorted(first)}"
     assert all(factor.shape == () and 0.95 <= factor < 1.01 for factor in first.values()), first
     assert all(first[name] == again[name] for name in first), f"{again} instead of {first}"
     assert any(first[name] != other[name] for name in first), f"key 4 draws {other} as key 3 does"
@@ -258,7 +247,7 @@ def a_guard_rolls_a_nonfinite_hyper_step_back(ctx: Context, draw: Draw) -> None:
     The training step is taken, the event is SKIPPED and counted, and the run goes on as if no step had been due.
     """
     tuner, steps = _tuner(ctx, "guarded"), _steps(draw, 3)
-    state = {**tuner.init(ctx.arrays(network_params(draw, 2, 2))), "hparams": ctx.arrays(_leaves(draw))}
+    state = {**tuner.init(ctx.arrays(network_params(draw, 2, 2))), "hparams": ctx.arrays(network_leaves(draw))}
     state, _ = tuner.step(state, *ctx.arrays(steps[0]))
     inner, (x, y) = steps[1]
     spoiled = ctx.arrays((x, np.where(np.arange(y.size) == 0, np.nan, y)))
@@ -305,7 +294,7 @@ def numbers_found_by_measuring_equal_the_reference(ctx: Context, draw: Draw) -> 
 @check("OnePass", "Neumann", *_NEEDS, slow=True, dtypes=("float64",))
 def a_growing_series_is_not_followed(ctx: Context, draw: Draw) -> None:
     """Beyond the stable rates the terms of a chosen look-back grow: the hyper step is skipped, and its step halves."""
-    tuner, leaves = _tuner(ctx, "chosen"), _leaves(draw)
+    tuner, leaves = _tuner(ctx, "chosen"), network_leaves(draw)
     leaves["lr"] = np.asarray(1.0 + 0.2 * draw.rng.uniform())  # a rate of 10 or more
     state = {**tuner.init(ctx.arrays(network_params(draw, 2, 2))), "hparams": ctx.arrays(leaves)}
     state["chosen"] = {"every": 1, "num_terms": 3, "step_size": 1.0, "since": 0, "until_probe": 5}
@@ -328,7 +317,7 @@ def all_that_a_run_needs_is_in_its_state(ctx: Context, draw: Draw) -> None:
     """
     kind = draw.pick(["series", "window", "clipped", "chosen", "whole runs"], "kind")
     tuner, again, steps = _tuner(ctx, kind), _tuner(ctx, kind, copy_number=1), _steps(draw, 7)
-    state = {**tuner.init(ctx.arrays(network_params(draw, 2, 2))), "hparams": ctx.arrays(_leaves(draw))}
+    state = {**tuner.init(ctx.arrays(network_params(draw, 2, 2))), "hparams": ctx.arrays(network_leaves(draw))}
     for pair in steps[:3]:
         state, _ = tuner.step(state, *ctx.arrays(pair))
     copied = copy.deepcopy(state)
