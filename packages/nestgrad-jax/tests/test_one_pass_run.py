@@ -69,7 +69,7 @@ def test_blocks_of_one_length_are_one_program():
     state = ours.init(START)
     for i in range(0, 40, 5):
         state, _ = ours.run(state, BATCHES[i : i + 5], BATCHES[0])
-    assert ours._block_jitted._cache_size() == 1
+    assert ours._programs.block_jitted._cache_size() == 1
 
 
 def test_batches_of_unequal_shapes_and_the_same_batch_again():

@@ -139,7 +139,7 @@ def test_numbers_found_by_measuring_compile_a_program_each():
     made = tuner("chosen")
     state, infos = stepped("chosen", 60)
     assert sum(bool(info.tuned) for info in infos) > 3
-    programs = made._tune_by_jitted._cache_size()
+    programs = made._programs.tune_by_jitted._cache_size()
     stored = jax.tree.map(np.asarray, state)
     again, _ = stepped("chosen", 3, stored)
     state, _ = stepped("chosen", 3, state)

@@ -78,7 +78,7 @@ def results(params, hparams, train, valid):
     counts = []
     for _ in range(6):
         state, _ = ours.step(state, train, valid)
-        counts.append(ours._train_jitted._cache_size() + ours._tune_jitted._cache_size())
+        counts.append(ours._programs.train_jitted._cache_size() + ours._programs.tune_jitted._cache_size())
     found["step"] = (state["params"], state["hparams"])
     arrived, _ = ours.run(ours.init(params), [train] * 6, valid)
     found["run"] = (arrived["params"], arrived["hparams"])

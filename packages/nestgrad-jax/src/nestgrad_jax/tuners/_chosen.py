@@ -1,17 +1,65 @@
-"""The numbers of `choosing`, from and to what a probe measured."""
+"""Steps by a look-back that is found by measuring: the numbers of `choosing`, from and to what a probe measured."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import jax
 import numpy as np
 
-from nestgrad import choosing, space_paths, tree
+from nestgrad import Event, OnePassInfo, OnePassState, choosing, space_paths, tree
+from nestgrad_jax.tuners._leaves import is_finite
+from nestgrad_jax.tuners._one_pass_programs import Programs
 
 
-def numbers(chosen: Any) -> choosing.Chosen:
+def step_by_choice(
+    programs: Programs,
+    spaces: Any,
+    state: OnePassState,
+    inner_batch: Any,
+    outer_batch: Any,
+    *,
+    count: int,
+    free: bool,
+) -> tuple[OnePassState, OnePassInfo]:
+    """Training step `count` with the numbers in force, which a probe chooses anew. free: the interval as well."""
+    chosen = _numbers(state.get("chosen"))
+    inside = cast("OnePassState", {name: part for name, part in state.items() if name != "chosen"})
+    if chosen["since"] + 1 != chosen["every"]:
+        after, info = programs.train(inside, inner_batch)
+        after["chosen"] = choosing.after_step(chosen)
+        return after, info
+    if chosen["until_probe"]:
+        method = choosing.series(chosen["num_terms"], chosen["step_size"])
+        after, info = programs.tune(inside, inner_batch, outer_batch, count, method)
+        grew = choosing.grows(float(info.hypergradient.stats.contraction), chosen["num_terms"])
+        after["chosen"] = choosing.after_hyper_step(chosen, grew=grew)
+    else:
+        below, method, far = choosing.probed(chosen)
+        after, info, others = programs.probe(inside, inner_batch, outer_batch, count, method, (below, far))
+        found = info.hypergradient
+        grew = choosing.grows(float(found.stats.contraction), chosen["num_terms"])
+        after["chosen"] = _after_probe(spaces, chosen, found.total, others, grew=grew, free=free)
+    return _unfollowed(programs, state, after, info) if grew else (after, info)
+
+
+def _unfollowed(
+    programs: Programs, state: OnePassState, after: OnePassState, info: OnePassInfo
+) -> tuple[OnePassState, OnePassInfo]:
+    """The step without its hyper step, whose terms grow; one that is not finite is left as it is."""
+    if not is_finite(info.hypergradient):
+        return after, info
+    kept = {name: state[name] for name in ("hparams", "outer_opt_state")}
+    if "events" in state:
+        counts = state["events"]
+        kept["events"] = {**counts, "skipped": counts["skipped"] + 1}
+    values, _ = programs.recall.about(state["hparams"])
+    return cast("OnePassState", {**after, **kept}), replace(info, hparams=values, event=Event.SKIPPED)
+
+
+def _numbers(chosen: Any) -> choosing.Chosen:
     """The numbers in force as Python's own, also where a state was stored as arrays."""
     return {
         "every": int(chosen["every"]),
@@ -22,7 +70,7 @@ def numbers(chosen: Any) -> choosing.Chosen:
     }
 
 
-def after_probe(
+def _after_probe(
     spaces: Any, chosen: choosing.Chosen, now: Any, others: Any, *, grew: bool, free: bool
 ) -> choosing.Chosen:
     """The numbers after a probe. others: (total, outer loss, contraction) of the level below and of the far series."""

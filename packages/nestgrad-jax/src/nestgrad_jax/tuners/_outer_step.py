@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from nestgrad import Event, Guard
-from nestgrad_jax._tree import moved_by, tree_norm
+from nestgrad_jax._tree import is_traced, moved_by, tree_norm
 from nestgrad_jax.tuners._leaves import clipped
 
 
@@ -44,6 +44,13 @@ def no_events() -> dict[str, Array]:
 def no_event() -> Array:
     """What a traced step without a hypergradient reports."""
     return jnp.full((), int(Event.NONE), jnp.int32)
+
+
+def as_event(event: Any) -> Any:
+    """The event as an Event where it has a value; None is a step without a guard."""
+    if event is None:
+        return Event.NONE
+    return event if is_traced(event) else Event(int(event))
 
 
 def finite(total: Any, outer_loss: Array) -> Array:

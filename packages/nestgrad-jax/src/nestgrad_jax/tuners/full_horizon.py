@@ -48,7 +48,7 @@ class FullHorizon(OnePass):
         )
         self.method: Unrolled = method
         self.stale_state = stale_state
-        self._fresh_jitted = jax.jit(self._fresh)
+        self._fresh_jitted = jax.jit(self.pure.fresh)
 
     def init(self, params: Any) -> FullHorizonState:
         """The state before the first step."""

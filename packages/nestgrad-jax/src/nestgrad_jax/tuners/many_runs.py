@@ -27,8 +27,8 @@ from nestgrad_jax._tree import as_hparams, as_key, as_params, check_arguments, c
 from nestgrad_jax.tuners._leaves import natural, require_inside, unconstrained
 from nestgrad_jax.tuners._recall import Recall
 from nestgrad_jax.tuners._training import LONGEST, trained
+from nestgrad_jax.tuners._window import entered
 from nestgrad_jax.tuners.full_horizon import FullHorizon, begun
-from nestgrad_jax.tuners.one_pass import entered
 
 
 class ManyRuns:
