@@ -13,10 +13,10 @@ from nestgrad_lab.errors import RunFolderError as RunFolderError
 from nestgrad_lab.errors import TrainingDiverged as TrainingDiverged
 
 if TYPE_CHECKING:
-    from nestgrad_lab.clarke import Experiment as Experiment
-    from nestgrad_lab.clarke import repeat as repeat
     from nestgrad_lab.estimators import OnePassClassifier as OnePassClassifier
     from nestgrad_lab.estimators import OnePassRegressor as OnePassRegressor
+    from nestgrad_lab.experiments.run import run_experiment as run_experiment
+    from nestgrad_lab.experiments.spec import Experiment as Experiment
     from nestgrad_lab.settings import Settings as Settings
     from nestgrad_lab.tuning import Outcome as Outcome
     from nestgrad_lab.tuning import tune as tune
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LATER = {
-    "Experiment": "nestgrad_lab.clarke",
-    "repeat": "nestgrad_lab.clarke",
+    "Experiment": "nestgrad_lab.experiments.spec",
+    "run_experiment": "nestgrad_lab.experiments.run",
     "OnePassClassifier": "nestgrad_lab.estimators",
     "OnePassRegressor": "nestgrad_lab.estimators",
     "Settings": "nestgrad_lab.settings",

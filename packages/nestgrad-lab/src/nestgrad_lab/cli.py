@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -138,49 +138,48 @@ def check(
 
 
 @app.command()
-def clarke(
-    data: Annotated[str, typer.Option(help="A UCI set: uci/energy and so on.")] = "uci/energy",
-    inner: Annotated[str, typer.Option(help="The optimizer whose settings are tuned: sgd or adam.")] = "sgd",
-    algorithm: Annotated[
+def experiment(
+    name: Annotated[
         str | None,
-        typer.Option(
-            help="WD+LR+M, WD+LR, Lorraine (WD alone) or Random (no tuning); of Adam: Adam or Random Adam; the first "
-            "by default."
-        ),
+        typer.Argument(help="One that comes with the lab, or a file NAME.toml; without it, they are listed."),
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="torch or jax; the first that is installed by default.")] = None,
-    every: Annotated[int, typer.Option(help="Training steps per hyper step.")] = 10,
-    lookback: Annotated[int, typer.Option(help="Terms of the Neumann series.")] = 5,
-    carry: Annotated[
-        str, typer.Option(help="weights (the paper's), or weights_and_state: the optimizer's memory counts as well.")
-    ] = "weights",
-    starts: Annotated[int, typer.Option(help="Random starts; medians of 16 still vary by a factor of five.")] = 32,
-    steps: Annotated[int, typer.Option(help="Training steps of each.")] = 4000,
-    seed: Annotated[int, typer.Option(help="Of the starts and their weights.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the folder stands.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes of this machine.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster, or local (needs nestgrad-lab[ray]).")
+    ] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Instead of the file's; may be given several times.")] = None,
+    algorithm: Annotated[list[str] | None, typer.Option(help="Instead of the file's; several times.")] = None,
+    backend: Annotated[str | None, typer.Option(help="torch or jax, instead of the file's.")] = None,
+    starts: Annotated[int | None, typer.Option(help="Random starts, instead of the file's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each, instead of the file's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of starts, weights and batches, instead of the file's.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64, instead of the file's.")] = None,
     device: Annotated[str, typer.Option(help="cpu, or what the backend knows: cuda:0, gpu.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    out: Annotated[Path | None, typer.Option(help="The run folder, which must be new.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder; runs/NAME by default.")] = None,
 ) -> None:
-    """Repeat the UCI experiment of Clarke et al. 2022: final test error over random starts."""
-    from nestgrad_lab.clarke import Experiment, report_experiment  # noqa: PLC0415
+    """Run an experiment: algorithms from many random starts, in tables and pictures; it survives a crash."""
+    from rich.console import Console  # noqa: PLC0415
 
-    experiment = Experiment(
-        data=data,
-        inner=cast("Any", inner),
-        algorithm=algorithm,
-        every=every,
-        lookback=lookback,
-        carry=cast("Any", carry),
-        backend=backend,
-        starts=starts,
-        steps=steps,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        out=out,
+    from nestgrad_lab.experiments.run import list_experiments, run_experiment  # noqa: PLC0415
+
+    if name is None:
+        list_experiments(Console())
+        return
+    chosen = {"data": data, "algorithms": algorithm, "backend": backend, "starts": starts, "steps": steps}
+    state = run_experiment(
+        name, out=out, resume=resume, jobs=jobs, ray=ray, device=device, seed=seed, dtype=dtype, **chosen
     )
-    if report_experiment(experiment) == "interrupted":
+    if state == "interrupted":
         raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="The folder of an experiment.")]) -> None:
+    """Write an experiment's tables, pictures and page again from what is finished."""
+    from nestgrad_lab.experiments.run import report as write_report  # noqa: PLC0415
+
+    write_report(folder)
 
 
 @app.command()
@@ -192,7 +191,7 @@ def bias(
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
 ) -> None:
     """Compare the first hypergradient of one-pass tuning with the derivative through the steps themselves."""
-    from nestgrad_lab.clarke.bias import report_bias  # noqa: PLC0415
+    from nestgrad_lab.accuracy.bias import report_bias  # noqa: PLC0415
 
     report_bias(data=data, draws=draws, backend=backend, seed=seed, dtype=dtype)
 

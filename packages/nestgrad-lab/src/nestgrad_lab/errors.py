@@ -27,3 +27,11 @@ class MissingPackage(LabError):
 
 class TrainingDiverged(LabError, ArithmeticError):
     """A loss or a hypergradient became NaN or infinite during a run; what was measured before it is kept."""
+
+
+class CheckpointCorrupt(LabError):
+    """A checkpoint is not what was written: a bit, a byte or a file of it changed or is missing."""
+
+
+class CheckpointFormat(LabError):
+    """A checkpoint was written by a later version of the lab."""

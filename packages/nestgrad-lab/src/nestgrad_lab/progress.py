@@ -102,6 +102,8 @@ class Lines:
             self._first = (step, now)
             return []
         first, began = self._first
+        if step == first:
+            return []
         return [f"{(now - began) / (step - first) * (self._total - step):.0f} s left"]
 
 

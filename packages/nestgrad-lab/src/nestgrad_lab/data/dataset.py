@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -137,6 +137,20 @@ def classification(
         sha256=digest(x, labels.astype(np.float64)),
         task_reason=task_reason,
     )
+
+
+def resplit(data: Dataset, validation: float | None, seed: int) -> Dataset:
+    """The set with other training and validation rows; test rows and what normalised the rows stay.
+
+    validation: share of the rows of both that validate, None for as many as before. seed: 0 keeps the rows' order.
+    """
+    if validation is None and not seed:
+        return data
+    rows, both = len(data.train) + len(data.valid), data.merged
+    held = len(data.valid) if validation is None else max(1, round(rows * validation))
+    order = np.random.default_rng([seed, 7]).permutation(rows) if seed else np.arange(rows)
+    train, valid = (Part(both.x[some], both.y[some]) for some in np.split(order, [rows - held]))
+    return replace(data, train=train, valid=valid)
 
 
 def digest(*arrays: Array) -> str:

@@ -26,7 +26,7 @@ class TorchEngine:
 
     def __init__(self, plan: Plan, weights: Weights, train: Part, valid: Part) -> None:
         self._plan = plan
-        self._device = _device(plan.device)
+        self._device = device_named(plan.device)
         self._dtype = getattr(torch, plan.dtype)
         self._train, self._valid = (as_batch(part, self._dtype, self._device) for part in (train, valid))
         self._loss = functools.partial(model_loss, plan.task)
@@ -161,7 +161,7 @@ def as_batch(part: Part, dtype: torch.dtype, device: torch.device | str = "cpu")
     }
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
     """The device, proved by a number put there and read back."""
     try:
         device = torch.device(name)

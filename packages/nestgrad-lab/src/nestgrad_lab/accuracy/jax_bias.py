@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 import nestgrad_jax as ng
-from nestgrad_lab.clarke.starts import Start
 from nestgrad_lab.data import Part
 from nestgrad_lab.engines.jax_engine import as_batch, model_loss, precision_and_device, sgd
+from nestgrad_lab.experiments.draws import Start
 
 
 class FirstHypergradients:

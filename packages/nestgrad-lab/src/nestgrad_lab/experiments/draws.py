@@ -1,4 +1,4 @@
-"""The random starts of Clarke et al. 2022, and how one of them ended."""
+"""The random starts of Clarke et al. 2022: hyperparameters and weights, the same for every algorithm."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ import numpy as np
 from nestgrad_lab.engines import Inner
 from nestgrad_lab.models import Weights, draw_weights
 
+FACTOR = (0.95, 1.01)
+"""The range of the factor that "Random (xLR)" multiplies the learning rate by."""
+
 
 @dataclass(frozen=True)
 class Start:
-    """Initial hyperparameters and weights."""
+    """Initial hyperparameters and weights, and the start's number."""
 
+    number: int
     values: Mapping[str, float]
     weights: Weights
+    factor: float
 
 
-@dataclass(frozen=True)
-class End:
-    """Hyperparameters and weights after the last step."""
-
-    values: Mapping[str, float]
-    weights: Weights
-
-
-def draw_starts(count: int, inputs: int, hidden: int, dtype: str, seed: int, inner: Inner = "sgd") -> list[Start]:
+def draw_starts(
+    numbers: range, inputs: int, hidden: int, outputs: int, dtype: str, seed: int, inner: Inner
+) -> list[Start]:
     """Hyperparameters drawn for the inner optimizer, and weights of its own for each start, the same for every inner.
 
     log10 learning rate ~ U(-6, -1) and log10 weight decay ~ U(-7, -2); sgd: momentum ~ U(0, 1), as in the paper; adam:
@@ -36,7 +35,15 @@ def draw_starts(count: int, inputs: int, hidden: int, dtype: str, seed: int, inn
     Start k is the same whatever the count, so that 16 starts are the first 16 of 200.
     """
     draw = {"sgd": _sgd, "adam": _adam}[inner]
-    return [Start(draw(seed, k), draw_weights(inputs, hidden, 1, dtype, [seed, k, 1])) for k in range(count)]
+    return [
+        Start(
+            k,
+            draw(seed, k),
+            draw_weights(inputs, hidden, outputs, dtype, [seed, k, 1]),
+            float(np.random.default_rng([seed, k, 3]).uniform(*FACTOR)),
+        )
+        for k in numbers
+    ]
 
 
 def _sgd(seed: int, k: int) -> dict[str, float]:

@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 
 import nestgrad_torch as ng
-from nestgrad_lab.clarke.starts import Start
 from nestgrad_lab.data import Part
 from nestgrad_lab.engines.torch_engine import as_batch, model_loss
+from nestgrad_lab.experiments.draws import Start
 
 
 class FirstHypergradients:

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from nestgrad_lab.clarke.experiment import EVERY, HIDDEN, LOOKBACK
-from nestgrad_lab.clarke.starts import draw_starts
 from nestgrad_lab.data import load
 from nestgrad_lab.engines import backend_named
 from nestgrad_lab.errors import OptionError
+from nestgrad_lab.experiments.draws import draw_starts
 from nestgrad_lab.progress import number
 from nestgrad_lab.settings import DTYPES, require_at_least
 from nestgrad_lab.tables import print_table
 from nestgrad_lab.threads import one_thread
 
+EVERY, LOOKBACK, HIDDEN = 10, 5, 50
 ESTIMATORS = {"weights": "state held constant", "weights_and_state": "state carried"}
 """WeightUpdate's `carry`, and what to call it."""
 
@@ -46,11 +46,13 @@ def measure(
     if dtype not in DTYPES:
         raise OptionError(f"--dtype {dtype!r}, limit: {' or '.join(DTYPES)}. Remedy: name one of these.")
     chosen, _ = backend_named(backend)
-    first = importlib.import_module(f"nestgrad_lab.clarke.{chosen}_bias").FirstHypergradients
+    first = importlib.import_module(f"nestgrad_lab.accuracy.{chosen}_bias").FirstHypergradients
     found = load(data)
     with one_thread():
         runner = first(found.train, found.valid, dtype, EVERY, LOOKBACK)
-        rows = [runner(start) for start in draw_starts(draws, len(found.features), HIDDEN, dtype, seed)]
+        rows = [
+            runner(start) for start in draw_starts(range(draws), len(found.features), HIDDEN, 1, dtype, seed, "sgd")
+        ]
     return {carry: _deviations([(row["exact"], row[carry]) for row in rows]) for carry in ESTIMATORS}
 
 

@@ -1,0 +1,1 @@
+"""How far first hypergradients lie from the derivative through the steps themselves."""

@@ -1,0 +1,1 @@
+"""Searches over many trials: Bayesian optimisation, and Ray Tune's ASHA and population-based training."""
