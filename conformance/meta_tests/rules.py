@@ -5,6 +5,13 @@ from __future__ import annotations
 from planted import CONSTANT, Bug
 
 RULES, SOLVERS, TUNERS, OPTIM = "_rules/", "_solvers/", "tuners/", "optim/"
+MEASURED = "            free=self.every is None,\n        )"
+SWAPPED = """
+        near = not after["chosen"]["near"]
+        every = choosing.interval(after["chosen"]["num_terms"], near=near) if self.every is None else self.every
+        after["chosen"] = {**after["chosen"], "near": near, "every": every}"""
+PROBE, BEYOND = "a_probe_chooses_as_the_reference", "beyond_stability_the_chosen_sum_turns_the_rate_back"
+UNASKED = "without_a_method_what_is_not_finite_is_skipped"
 RUN, CHOSEN = "every_update_rule_equals_the_reference_along_a_run", "numbers_found_by_measuring_equal_the_reference"
 UNROLLED = "unrolling_equals_its_definition"
 WARM = "warm_starts_change_the_steps_and_not_the_answer"
@@ -215,8 +222,6 @@ _LINES: list[tuple[str, str, str, str, str]] = [
      "if event is Event.CLIPPED:",
      "a_guard_rolls_a_nonfinite_hyper_step_back"),
     ("guard that clips nothing", "tuners/_common.py", "leaf * scale", "leaf", "guarded_tuning_equals_the_reference"),
-    ("a growing series followed", "tuners/_common.py", "if grew and finite", "if False",
-     "a_growing_series_is_not_followed"),
     ("guard that forgets its counts", "tuners/_common.py", 'counted(state["events"], event)',
      "counted(no_events(), event)",
      "guarded_tuning_equals_the_reference"),
@@ -225,9 +230,25 @@ _LINES: list[tuple[str, str, str, str, str]] = [
      "warm_started_tuning_equals_the_reference"),
     ("look-back measured against itself", TUNERS + "one_pass.py", "now=self._cosines(now, far)",
      "now=self._cosines(now, below)",
-     CHOSEN),
+     PROBE),
     ("probe at every hyper step", TUNERS + "one_pass.py", 'if chosen["until_probe"]:',
-     'if chosen["until_probe"] > 99:', CHOSEN),
+     'if chosen["until_probe"] > 99:', PROBE),
+    ("no first probe", TUNERS + "one_pass.py", "= choosing.first_choice(self.every)",
+     '= {**choosing.first_choice(self.every), "until_probe": 4}', CHOSEN),
+    ("even number of terms", TUNERS + "one_pass.py", 'found(choosing.series(chosen["num_terms"]))',
+     'found(choosing.series(chosen["num_terms"] + 1))', BEYOND),
+    ("a growing series skipped", TUNERS + "one_pass.py", "event = hyper_step(self, found,",
+     "event = Event.SKIPPED if found.stats.contraction > 1.0 else hyper_step(self, found,", BEYOND),
+    ("far and near swapped", TUNERS + "one_pass.py", MEASURED, MEASURED + SWAPPED, PROBE),
+    ("probes at one distance", TUNERS + "one_pass.py", MEASURED,
+     MEASURED + '\n        after["chosen"]["until_probe"] = choosing.PROBE_NEAR - 1', PROBE),
+    ("interval that a probe leaves as it was", TUNERS + "one_pass.py", "free=self.every is None", "free=False", PROBE),
+    ("given interval chosen anew", TUNERS + "one_pass.py", "free=self.every is None", "free=True", PROBE),
+    ("directions believed where the far series grows", TUNERS + "one_pass.py",
+     "contraction=float(far.stats.contraction)", "contraction=min(float(far.stats.contraction), 0.9995)", PROBE),
+    ("the edge judged by the series in force", TUNERS + "one_pass.py", "contraction=float(far.stats.contraction)",
+     "contraction=float(now.stats.contraction)", PROBE),
+    ("no guard where none is given", TUNERS + "one_pass.py", "choosing.guard_for(method, guard)", "guard", UNASKED),
     ("runs that start alike", TUNERS + "many_runs.py", "self.tuner.init(_taken(weights, r)",
      "self.tuner.init(_taken(weights, 0)",
      "many_runs_equal_single_runs"),

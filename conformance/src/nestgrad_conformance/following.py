@@ -19,19 +19,23 @@ def follow(
     steps: Sequence[tuple[Any, ...]],
     *,
     beside: Any = None,
+    chosen: Any = None,
     limit: float | None = None,
     **options: Any,
 ) -> tuple[Any, Any]:
     """Assert the same hyperparameters, weights, hypergradients and events at every step; the two states at the end.
 
     make: the tuner in a context. leaves: unconstrained, in place of the spaces' own; beside: further entries of the
-    state. options: of the tuners' `init`. limit: relative, 1e-9 in float64 and 1e-3 in float32 unless given.
+    state. chosen: the numbers of a look-back found by measuring that the run is to begin with. options: of the tuners'
+    `init`. limit: relative, 1e-9 in float64 and 1e-3 in float32 unless given.
     """
     oracle = Context(REFERENCE, "float64")
     tuner, right = make(ctx), make(oracle)
     extra: Any = {} if beside is None else beside
     state = {**tuner.init(ctx.arrays(params), **options), "hparams": ctx.arrays(leaves), **ctx.arrays(extra)}
     other = {**right.init(ctx.seen(params), **options), "hparams": ctx.seen(leaves), **ctx.seen(extra)}
+    if chosen is not None:
+        state["chosen"], other["chosen"] = dict(chosen), dict(chosen)
     limit = limit or (1e-3 if ctx.dtype == "float32" else 1e-9)
     for batches in steps:
         state, info = tuner.step(state, *(ctx.arrays(batch) for batch in batches))

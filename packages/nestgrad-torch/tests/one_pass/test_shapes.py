@@ -114,15 +114,33 @@ def test_a_carried_adjoint_ends_where_cold_solves_do(carry):
 def test_a_chosen_look_back_is_told_by_the_state_and_goes_on_from_a_copy():
     tuner, again = made(problem=LINEAR), made(problem=LINEAR)
     state = tuner.init(start())
-    assert state["chosen"] == {"every": 5, "num_terms": 1, "step_size": 1.0, "since": 0, "until_probe": 0}
+    assert state["chosen"] == {"every": 5, "num_terms": 1, "near": False, "since": 0, "until_probe": 0}
     for inner, outer in steps(5):
         state, _ = tuner.step(state, inner, outer)
+    assert state["chosen"] == {"every": 10, "num_terms": 5, "near": True, "since": 0, "until_probe": 19}
     other = copy.deepcopy(state)
     for inner, outer in steps(20, seed=7):
         state, _ = tuner.step(state, inner, outer)
         other, _ = again.step(other, inner, outer)
     assert runs.same(state["hparams"], other["hparams"])
     assert state["chosen"] == other["chosen"]
+
+
+def test_a_chosen_look_back_outlives_a_series_that_overflows_with_its_own_guard_or_none():
+    far_beyond = {**runs.spaces(), "lr": ng.Log10(1e80)}
+    (inner, outer) = steps(1)[0]
+    for guard in (None, ng.Guard(max_norm=1.0)):
+        tuner = ng.OnePass(LINEAR, hparams=far_beyond, outer_optimizer=runs.ADAM, every=1, guard=guard)
+        assert tuner.guard == (guard or ng.Guard())
+        state = tuner.init(start())
+        state["chosen"] = {**state["chosen"], "num_terms": 5}
+        after, info = tuner.step(state, inner, outer)
+        assert info.hypergradient.outer_loss.isfinite()
+        assert not info.hypergradient.total["lr"].isfinite()
+        assert info.event is ng.Event.SKIPPED
+        assert after["events"] == {"clipped": 0, "skipped": 1}
+        assert runs.same((state["hparams"], state["outer_opt_state"]), (after["hparams"], after["outer_opt_state"]))
+        assert after["chosen"] == {"every": 1, "num_terms": 5, "near": True, "since": 0, "until_probe": 19}
 
 
 def test_a_skipped_hyper_step_changes_neither_leaves_nor_moments():

@@ -67,13 +67,11 @@ def is_finite(found: HyperGradient) -> bool:
     return all(np.isfinite(leaf).all() for leaf in [*tree.leaves(found.total), found.outer_loss])
 
 
-def hyper_step(
-    tuner: Any, found: HyperGradient, state: Any, after: Any, *, failing: Any, watch: Watch, grew: bool = False
-) -> Event:
-    """The hyperparameters' move by the outer optimizer, written into `after`; what was done instead of it.
+def hyper_step(tuner: Any, found: HyperGradient, state: Any, after: Any, *, failing: Any, watch: Watch) -> Event:
+    """The hyperparameters' move by the outer optimizer, written into `after`; what the tuner's guard did.
 
     Without a guard, raises the error of `found`, of the spec `failing`, where the total is not finite and the tuner
-    throws. grew: the series found by measuring has terms that grow, so that its sum is not followed.
+    throws.
     """
     finite, scale, event = is_finite(found), 1.0, Event.NONE
     if tuner.guard is None:
@@ -82,8 +80,6 @@ def hyper_step(
         watch.see(norm(found.total), step=after["step"])
     else:
         event, scale = tuner.guard.judge(norm(found.total), finite=finite)
-    event = Event.SKIPPED if grew and finite else event
-    if tuner.guard is not None:
         after["events"] = counted(state["events"], event)
     if event is Event.SKIPPED:
         return event

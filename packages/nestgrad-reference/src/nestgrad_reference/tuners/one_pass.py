@@ -69,7 +69,8 @@ class OnePass:
         self._update = check_one_pass(problem, hparams, every, method, warm_start=warm_start, guard=guard)
         self.problem, self.spaces, self.method = problem, hparams, method
         self.every = choosing.interval_for(method) if every is None and method is not None else every
-        self.outer_optimizer, self.warm_start, self.guard, self.throw = outer_optimizer, warm_start, guard, throw
+        self.guard = choosing.guard_for(method, guard)
+        self.outer_optimizer, self.warm_start, self.throw = outer_optimizer, warm_start, throw
         self._watch = Watch()
         require_outer_optimizer("OnePass", outer_optimizer)
 
@@ -107,8 +108,7 @@ class OnePass:
         tuned, found, event = self._is_due(state), idle(state["hparams"]), Event.NONE
         if tuned:
             found = self._found(state, after, values, inner_batch, outer_batch)
-            grew = _grew(state, found)
-            event = hyper_step(self, found, state, after, failing=self.method or self, watch=self._watch, grew=grew)
+            event = hyper_step(self, found, state, after, failing=self.method, watch=self._watch)
         elif chosen := state.get("chosen"):
             after["chosen"] = choosing.after_step(chosen)
         hparams = self.values(after) if tuned else values
@@ -159,17 +159,16 @@ class OnePass:
             return self._in_leaves(implicit(method, point, outer, values, throw=False), values)
 
         chosen: Any = state.get("chosen")
-        now = found(choosing.series(chosen["num_terms"], chosen["step_size"]))
-        grew = _grew(state, now)
+        now = found(choosing.series(chosen["num_terms"]))
         if chosen["until_probe"]:
-            after["chosen"] = choosing.after_hyper_step(chosen, grew=grew)
+            after["chosen"] = choosing.after_hyper_step(chosen)
             return now
         below, far = (found(method) for method in choosing.probed(chosen)[::2])
         after["chosen"] = choosing.after_probe(
             chosen,
             below=self._cosines(below, far),
             now=self._cosines(now, far),
-            contraction=float("inf") if grew else float(far.stats.contraction),
+            contraction=float(far.stats.contraction),
             finite=is_finite(far),
             free=self.every is None,
         )
@@ -221,12 +220,6 @@ class OnePass:
         """The chain rule of every space, with slopes by hand."""
         slopes = map_spaces(slope, self.spaces, values)
         return in_leaves(natural, slopes)
-
-
-def _grew(state: OnePassState, found: HyperGradient) -> bool:
-    """Whether a look-back found by measuring gave a series whose terms grow."""
-    chosen = state.get("chosen")
-    return chosen is not None and choosing.grows(float(found.stats.contraction), chosen["num_terms"])
 
 
 def per_parameter(space: Space, params: Any) -> Space:

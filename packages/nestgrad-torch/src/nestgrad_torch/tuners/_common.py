@@ -146,12 +146,9 @@ class Tuner:
     def _inner_loss(self, params: Any, values: Any, batch: Any) -> Tensor:
         return scalar_loss(self._update.loss, "inner loss", params, values, batch)
 
-    def _guarded(
-        self, guard: Guard, outer_optimizer: Any, found: HyperGradient, state: Any, after: Any, *, grew: bool = False
-    ) -> Event:
-        """The outer step that the guard allows, written into `after`, and what was done; grew: do not follow it."""
+    def _guarded(self, guard: Guard, outer_optimizer: Any, found: HyperGradient, state: Any, after: Any) -> Event:
+        """The outer step that the guard allows, written into `after`, and what was done."""
         event, scale = guard.judge(total_norm(found), finite=is_finite(found))
-        event = Event.SKIPPED if grew else event
         after["events"] = {name: n + (event.name.lower() == name) for name, n in state["events"].items()}
         if event is not Event.SKIPPED:
             grads = [grad if scale == 1.0 else grad * scale for grad in tree.leaves(found.total)]

@@ -52,9 +52,9 @@ class OnePass(Tuner):
     moments being in the state.
 
     warm_start: each solve starts from the last hyper step's adjoint. guard: what to do with a hypergradient that is not
-    finite or too long; with one, none raises. throw: raise when a hypergradient is NaN or infinite (NonFinite, or the
-    solver's own error); otherwise info.hypergradient.status says so. A series that diverges and is finite is not an
-    error here: its few terms are what the method defines; the status records it.
+    finite or too long, Guard() where method is left out; with one, none raises. throw: raise when a hypergradient is
+    NaN or infinite (NonFinite, or the solver's own error); otherwise info.hypergradient.status says so. A series that
+    diverges and is finite is not an error here: its few terms are what the method defines; the status records it.
 
     compile: make programs of the steps, and in `run` one of each block of `every` steps that ends with a hyper step,
     as `hypergradient(compile=True)` does: traced once for these shapes and Python values, the fastest form kept. The
@@ -88,14 +88,15 @@ class OnePass(Tuner):
         super().__init__(update, hparams, process_group)
         self.problem, self.method = problem, method
         self.every = choosing.interval_for(method) if every is None and method is not None else every
-        self.outer_optimizer, self.warm_start, self.guard, self.throw = outer_optimizer, warm_start, guard, throw
+        self.guard = choosing.guard_for(method, guard)
+        self.outer_optimizer, self.warm_start, self.throw = outer_optimizer, warm_start, throw
         require_callable(type(self).__name__, outer_optimizer)
         self._work = Work(problem, method, self._natural)
         self._programs: BlockPrograms | None = None
         if compile:
-            require_traceable(problem.inner, method or choosing.series(1, 1.0), process_group=process_group)
+            require_traceable(problem.inner, method or choosing.series(1), process_group=process_group)
             # A guard reads the hypergradient before the outer step, which is then no part of a program.
-            outer = formula(outer_optimizer) if guard is None else None
+            outer = formula(outer_optimizer) if self.guard is None else None
             self._programs = BlockPrograms(self._work, outer, self._clipped)
 
     @torch.inference_mode(mode=False)
@@ -103,7 +104,7 @@ class OnePass(Tuner):
         """The state before the first step. params: a tree of tensors or an nn.Module; its values are copied."""
         state = self._begin(params)
         if self._programs is not None and self._structure is not None and self._structure.group.size > 1:
-            method = self.method or choosing.series(1, 1.0)
+            method = self.method or choosing.series(1)
             require_traceable(self.problem.inner, method, process_group=self._structure.group)
         require_steppable(type(self).__name__, self.outer_optimizer, state["hparams"])
         state["outer_opt_state"] = [{} for _ in tree.leaves(state["hparams"])]
@@ -203,7 +204,7 @@ class OnePass(Tuner):
 
     def _is_early(self, state: OnePassState) -> bool:
         """Whether no hyper step was taken before."""
-        return state["step"] < (self.every or choosing.interval(1))
+        return state["step"] < (self.every or choosing.interval(1, near=False))
 
     def _is_due(self, state: OnePassState) -> bool:
         """Whether a hyper step goes with the next training step."""
@@ -218,7 +219,7 @@ class OnePass(Tuner):
             return (cast("Implicit", self.method),)
         chosen = state["chosen"]  # type: ignore[typeddict-item]
         if chosen["until_probe"]:
-            return (choosing.series(chosen["num_terms"], chosen["step_size"]),)
+            return (choosing.series(chosen["num_terms"]),)
         below, now, far = choosing.probed(chosen)
         return now, below, far
 
@@ -245,39 +246,35 @@ class OnePass(Tuner):
         """The hypergradient, read and watched; the leaves move by it unless a program has moved them."""
         method, *probes = self._methods(state)
         found, report = result(method, state["hparams"], findings[0], throw=False)
-        grew = self.method is None and choosing.grows(float(found.stats.contraction), state["chosen"]["num_terms"])
         if self.method is None:
-            reached["chosen"] = self._choice(state, found, probes, findings[1:], grew=grew)
+            reached["chosen"] = self._choice(state, found, probes, findings[1:])
         if self.warm_start:
             reached["adjoint"] = found.adjoint if report.finite else state["adjoint"]
             found = dataclasses.replace(found, adjoint=None)
         if self.guard is not None:
-            grew = grew and report.finite
-            return found, self._guarded(self.guard, self.outer_optimizer, found, state, reached, grew=grew)
+            return found, self._guarded(self.guard, self.outer_optimizer, found, state, reached)
         if report.finite:
             self._watch.see(math.fsum(report.sizes), step=reached["step"])
         elif self.throw and not found.status.ok:
             raise error_for(found.status, method, found.stats, where=f"training step {reached['step']}")
-        if grew and report.finite:
-            return found, Event.SKIPPED
         if self._programs is None or self._programs.outer is None or not isinstance(self.method, Implicit):
             moved = self._move(self.outer_optimizer, state, tree.leaves(found.total))
             reached["hparams"], reached["outer_opt_state"] = moved
         return found, Event.NONE
 
     def _choice(
-        self, state: Any, now: HyperGradient, probes: list[Implicit], findings: list[Findings], *, grew: bool
+        self, state: Any, now: HyperGradient, probes: list[Implicit], findings: list[Findings]
     ) -> choosing.Chosen:
         """The numbers in force after this hyper step, chosen anew where it was a probe."""
         if not probes:
-            return choosing.after_hyper_step(state["chosen"], grew=grew)
+            return choosing.after_hyper_step(state["chosen"])
         rows = zip(probes, findings, strict=True)
         below, far = (result(method, state["hparams"], found, throw=False) for method, found in rows)
         return choosing.after_probe(
             state["chosen"],
             below=self._cosines(below[0], far[0]),
             now=self._cosines(now, far[0]),
-            contraction=math.inf if grew else float(far[0].stats.contraction),
+            contraction=float(far[0].stats.contraction),
             finite=far[1].finite,
             free=self.every is None,
         )

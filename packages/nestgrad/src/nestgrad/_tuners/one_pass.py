@@ -13,9 +13,11 @@ With method=Unrolled(num_steps=K), K ≤ T, 1 to 3 are instead: total is `Unroll
 the weights and optimizer state that entered them, on their batches and the T-th step's outer batch; the state keeps
 these in `window` meanwhile. (Clarke et al. 2022 call K = 5, T = 10 "diff-through-opt".)
 
-With `every` or `method` left out, T, the look-back and the series' step size are found by measuring: see `choosing`.
+With `every` left out T, and with `method` left out the look-back besides, are found by measuring: see `choosing`.
 
 warm_start=True starts each solve, by a solver that takes one, from the last hyper step's adjoint. guard: see `Guard`.
+Without a method and without a guard it is Guard(): a hyper step whose hypergradient is not finite is skipped and its
+event says so, and nothing is raised; for a series taken at the edge of stability may overflow in a run that recovers.
 
 Weights, optimizer state and outer optimizer state carry on. `run` is `step` over a block of inner batches with one
 outer batch, which lets a backend make one program of the block; a block need not begin or end at a hyper step.
