@@ -279,9 +279,9 @@ def _rolled_back(ctx: Context, tuner: Any, state: Any, inner: Any, outer: Any) -
 
 
 def _numbers(ctx: Context, values: Any) -> list[np.ndarray]:
-    """The arrays and numbers of a state, whatever trees and tuples they are in."""
+    """The arrays and numbers of a state, whatever trees and tuples they are in; dicts by key, as some backends sort."""
     if isinstance(values, dict):
-        return [found for value in values.values() for found in _numbers(ctx, value)]
+        return [found for name in sorted(values, key=str) for found in _numbers(ctx, values[name])]
     if isinstance(values, (list, tuple)):
         return [found for value in values for found in _numbers(ctx, value)]
     return [] if values is None else [np.asarray(ctx.harness.to_numpy(values) if hasattr(values, "dtype") else values)]
@@ -348,7 +348,13 @@ def beyond_stability_the_chosen_sum_turns_the_rate_back(ctx: Context, draw: Draw
         "weight_decay": np.asarray(0.0),
     }
     state = {**tuner.init(ctx.arrays({"w": 1.0 + draw.normal(1) ** 2})), "hparams": ctx.arrays(leaves)}
-    state["chosen"] = {"every": 3, "num_terms": terms, "near": True, "since": 2, "until_probe": draw.pick([0, 2], "to")}
+    state["chosen"] = {
+        "every": 3,
+        "num_terms": terms,
+        "near": True,
+        "since": 2,
+        "until_probe": draw.pick([0, 2], "until probe"),
+    }
     batch = ctx.arrays((x, np.zeros(6)))
     after, info = tuner.step(state, batch, batch)
     contraction = float(ctx.numpy(info.hypergradient.stats.contraction))
