@@ -147,6 +147,19 @@ def test_numbers_found_by_measuring_compile_a_program_each():
     assert programs <= 6, f"{programs} programs in 60 steps"
 
 
+def test_a_chosen_look_back_outlives_a_hypergradient_that_is_not_finite():
+    assert tuner("chosen").guard == ng.Guard()
+    for until_probe in (0, 3):
+        state = begun("chosen")
+        state["chosen"] = {"every": 1, "num_terms": 1, "near": False, "since": 0, "until_probe": until_probe}
+        after, (info,) = stepped("chosen", 1, state, spoil=(0,))
+        assert info.event == ng.Event.SKIPPED
+        assert np.isnan(info.hypergradient.outer_loss)
+        for part in ("hparams", "outer_opt_state"):
+            jax.tree.map(np.testing.assert_array_equal, state[part], after[part])
+        assert after["chosen"]["near"] == (until_probe == 0)
+
+
 def test_a_factor_that_leads_out_of_its_space_is_named():
     spaces = {**SPACES, "m": ng.Logit(0.9999)}
     made = ng.RandomMultiplier(UPDATE, hparams=spaces, every=1, low=1.01, high=1.02)

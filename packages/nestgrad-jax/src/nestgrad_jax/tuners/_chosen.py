@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from typing import Any, cast
 
 import jax
 import numpy as np
 
-from nestgrad import Event, OnePassInfo, OnePassState, choosing, space_paths, tree
-from nestgrad_jax.tuners._leaves import is_finite
+from nestgrad import OnePassInfo, OnePassState, choosing, space_paths, tree
 from nestgrad_jax.tuners._one_pass_programs import Programs
 
 
@@ -32,31 +29,13 @@ def step_by_choice(
         after["chosen"] = choosing.after_step(chosen)
         return after, info
     if chosen["until_probe"]:
-        method = choosing.series(chosen["num_terms"], chosen["step_size"])
-        after, info = programs.tune(inside, inner_batch, outer_batch, count, method)
-        grew = choosing.grows(float(info.hypergradient.stats.contraction), chosen["num_terms"])
-        after["chosen"] = choosing.after_hyper_step(chosen, grew=grew)
-    else:
-        below, method, far = choosing.probed(chosen)
-        after, info, others = programs.probe(inside, inner_batch, outer_batch, count, method, (below, far))
-        found = info.hypergradient
-        grew = choosing.grows(float(found.stats.contraction), chosen["num_terms"])
-        after["chosen"] = _after_probe(spaces, chosen, found.total, others, grew=grew, free=free)
-    return _unfollowed(programs, state, after, info) if grew else (after, info)
-
-
-def _unfollowed(
-    programs: Programs, state: OnePassState, after: OnePassState, info: OnePassInfo
-) -> tuple[OnePassState, OnePassInfo]:
-    """The step without its hyper step, whose terms grow; one that is not finite is left as it is."""
-    if not is_finite(info.hypergradient):
+        after, info = programs.tune(inside, inner_batch, outer_batch, count, choosing.series(chosen["num_terms"]))
+        after["chosen"] = choosing.after_hyper_step(chosen)
         return after, info
-    kept = {name: state[name] for name in ("hparams", "outer_opt_state")}
-    if "events" in state:
-        counts = state["events"]
-        kept["events"] = {**counts, "skipped": counts["skipped"] + 1}
-    values, _ = programs.recall.about(state["hparams"])
-    return cast("OnePassState", {**after, **kept}), replace(info, hparams=values, event=Event.SKIPPED)
+    below, method, far = choosing.probed(chosen)
+    after, info, others = programs.probe(inside, inner_batch, outer_batch, count, method, (below, far))
+    after["chosen"] = _after_probe(spaces, chosen, info.hypergradient.total, others, free=free)
+    return after, info
 
 
 def _numbers(chosen: Any) -> choosing.Chosen:
@@ -64,15 +43,13 @@ def _numbers(chosen: Any) -> choosing.Chosen:
     return {
         "every": int(chosen["every"]),
         "num_terms": int(chosen["num_terms"]),
-        "step_size": float(chosen["step_size"]),
+        "near": bool(chosen["near"]),
         "since": int(chosen["since"]),
         "until_probe": int(chosen["until_probe"]),
     }
 
 
-def _after_probe(
-    spaces: Any, chosen: choosing.Chosen, now: Any, others: Any, *, grew: bool, free: bool
-) -> choosing.Chosen:
+def _after_probe(spaces: Any, chosen: choosing.Chosen, now: Any, others: Any, *, free: bool) -> choosing.Chosen:
     """The numbers after a probe. others: (total, outer loss, contraction) of the level below and of the far series."""
     (below, _, _), (far, loss, contraction) = others
     ends = [np.isfinite(np.asarray(leaf)).all() for leaf in [*jax.tree.leaves(far), loss]]
@@ -80,7 +57,7 @@ def _after_probe(
         chosen,
         below=_cosines(spaces, below, far),
         now=_cosines(spaces, now, far),
-        contraction=math.inf if grew else float(contraction),
+        contraction=float(contraction),
         finite=all(ends),
         free=free,
     )

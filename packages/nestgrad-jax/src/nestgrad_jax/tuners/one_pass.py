@@ -45,10 +45,10 @@ class OnePass:
     problem: its inner problem is a WeightUpdate. hparams: a tree of spaces, each holding the initial natural value.
     every: training steps per hyper step. method: Implicit, with a solver without a key, or Unrolled over the last of
     them; either left out is found by measuring. outer_optimizer: any optax transformation, as optax.adam(0.05).
-    warm_start: start each solve from the last one's adjoint. guard: see Guard; its event is an int32 array while
-    tracing. throw: raise NonFinite, or the solver's own error, when a hypergradient is NaN or infinite and there is no
-    guard; otherwise, and always under a user's own jit, info.hypergradient.status says so. A series that diverges is
-    not an error here: its few terms are what the method defines; the status records it.
+    warm_start: start each solve from the last one's adjoint. guard: see Guard, Guard() where method is left out; its
+    event is an int32 array while tracing. throw: raise NonFinite, or the solver's own error, when a hypergradient is
+    NaN or infinite and there is no guard; otherwise, and always under a user's own jit, info.hypergradient.status says
+    so. A series that diverges is not an error here: its few terms are what the method defines; the status records it.
 
     `step` is pure and jitted. With Implicit it may be the body of a lax.scan, and may be mapped over runs by vmap: with
     in_axes and out_axes None for state["step"], training steps between hyper steps then stay as cheap as they are.
@@ -71,7 +71,8 @@ class OnePass:
         require_outer_optimizer("OnePass", outer_optimizer)
         self.problem, self.spaces, self.method = problem, hparams, method
         self.every = choosing.interval_for(method) if every is None and method is not None else every
-        self.outer_optimizer, self.warm_start, self.guard, self.throw = outer_optimizer, warm_start, guard, throw
+        self.guard = choosing.guard_for(method, guard)
+        self.outer_optimizer, self.warm_start, self.throw = outer_optimizer, warm_start, throw
         self._every_implicit = cast("int", self.every) if isinstance(method, Implicit) else 0
         self._work = Work(
             problem,
@@ -79,11 +80,11 @@ class OnePass:
             spaces=hparams,
             method=method,
             outer_optimizer=outer_optimizer,
-            guard=guard,
+            guard=self.guard,
         )
         work = self._work
         self.pure = Pure(update=self._update, only_train=work.only_train, tune=work.tune_whole, fresh=work.fresh)
-        self._programs = Programs(work, guard=guard, throw=throw)
+        self._programs = Programs(work, guard=self.guard, throw=throw)
         self._recall = self._programs.recall
 
     def init(self, params: Any) -> OnePassState:
