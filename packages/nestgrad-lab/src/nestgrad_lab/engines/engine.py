@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,7 @@ def engine_for(backend: str) -> type[Engine]:
     return importlib.import_module(f"nestgrad_lab.engines.{backend}_engine").ENGINE
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """The versions of what a run's numbers depend on, of what is installed."""
     found: dict[str, str] = {}

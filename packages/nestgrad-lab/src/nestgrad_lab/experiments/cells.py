@@ -248,8 +248,7 @@ def _newest(cell: Cell, folder: Path) -> Checkpoint | None:
 
 def rows_of(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
     """One row a start: what it began and ended with, and its best test loss at any look."""
-    names = [name.removeprefix("seen:") for name in arrays if name.startswith("seen:")]
-    values = [name for name in names if name not in {"step", "validation", "test"}]
+    values = cell.rule.settings
     for k, start in enumerate(arrays["start"]):
         track = arrays["seen:test"][:, k]
         yield {

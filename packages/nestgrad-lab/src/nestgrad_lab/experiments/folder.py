@@ -40,7 +40,7 @@ class ExperimentFolder:
         """Make the folder, or take it up where its options are these; RunFolderError otherwise."""
         before = self.options()
         if before is None:
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.is_dir() and any(not left.name.endswith(".partial") for left in self.path.iterdir()):
                 raise RunFolderError(
                     f"{self.path} holds other files, limit: a new or empty folder. Remedy: choose another --out."
                 )

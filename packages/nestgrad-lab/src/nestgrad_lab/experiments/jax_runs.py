@@ -206,7 +206,8 @@ class DescentRuns(_Runs):
         """So many steps on all rows, each gradient taken once."""
 
         def body(carry: Any, _: None) -> tuple[Any, None]:
-            return self._moved(*carry, batch), None
+            now, seen = carry
+            return self._moved(now, seen, batch), None
 
         grads = self._gradient(state["params"], batch)
         return lax.scan(body, (state, grads), length=steps)[0][0]
