@@ -1,5 +1,7 @@
 """A small data set and small experiment files."""
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ resamples = 50
 
 @pytest.fixture
 def small(lab, monkeypatch):
-    """A table of 60 rows in place of the UCI set, and a function that runs an experiment on it: (rows by name, output)."""
+    """A table of 60 rows in place of the UCI set, and a function that runs an experiment on it: its rows by name."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 3))
     y = np.sin(x[:, 0]) + x[:, 1]
@@ -49,6 +51,7 @@ class SmallLab:
         return self.rows(out)
 
     def rows(self, out="out"):
-        header, *lines = [line.split(",") for line in (self.folder / out / "results.csv").read_text().splitlines()]
+        with (self.folder / out / "results.csv").open(newline="") as file:
+            header, *lines = csv.reader(file)
         columns = zip(*lines, strict=True)
         return {name: np.array(column) for name, column in zip(header, columns, strict=True)}

@@ -58,7 +58,7 @@ def damaged(two, damage, times):
     """How the store answers each of so many damages of a file of the newest checkpoint."""
     files = [two.folder / f"step-{20:09d}.{kind}" for kind in ("json", "safetensors")]
     whole = [path.read_bytes() for path in files]
-    draw = random.Random(0)
+    draw = random.Random(0)  # noqa: S311
     for number in range(times):
         path, content = files[number % 2], whole[number % 2]
         path.write_bytes(damage(draw, content))
@@ -87,7 +87,7 @@ def test_five_hundred_truncations_are_all_noticed_and_the_older_checkpoint_taken
 def test_without_a_whole_one_it_says_so(two):
     for path in two.folder.glob("*.safetensors"):
         path.write_bytes(b"")
-    with pytest.raises(CheckpointCorrupt, match="2 checkpoints, 0 of them whole, limit: 1. Remedy: remove the folder"):
+    with pytest.raises(CheckpointCorrupt, match=r"2 checkpoints, 0 of them whole, limit: 1. Remedy: remove the folder"):
         two.newest()
 
 
@@ -96,7 +96,7 @@ def test_a_later_format_is_refused_and_not_passed_over(two, monkeypatch):
     monkeypatch.setattr(Checkpoints, "_load", lambda self, path: None)
     two.save(30, arrays(30), {})
     monkeypatch.undo()
-    with pytest.raises(CheckpointFormat, match="format 2, limit: 1. Remedy: upgrade nestgrad-lab"):
+    with pytest.raises(CheckpointFormat, match=r"format 2, limit: 1. Remedy: upgrade nestgrad-lab"):
         two.newest()
 
 

@@ -39,13 +39,13 @@ def experiment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cells, "SECONDS", 0.0)
     (tmp_path / "killed.toml").write_text(TEXT.format(backend="torch"))
-    import jinja2  # noqa: F401, PLC0415  (children then need not import it, nor what torch imports at a first vmap)
-    import torch  # noqa: PLC0415
-    import torch.fx.experimental.symbolic_shapes  # noqa: PLC0415
+    import jinja2  # noqa: F401  (children then need not import it, nor what torch imports at a first vmap)
+    import torch
+    import torch.fx.experimental.symbolic_shapes
 
-    import nestgrad_lab.experiments.torch_runs  # noqa: F401, PLC0415
-    from nestgrad_lab.experiments.cells import choose  # noqa: PLC0415
-    from nestgrad_lab.experiments.spec import DataChoice  # noqa: PLC0415
+    import nestgrad_lab.experiments.torch_runs  # noqa: F401
+    from nestgrad_lab.experiments.cells import choose
+    from nestgrad_lab.experiments.spec import DataChoice
 
     torch.set_num_threads(1)
     choose(DataChoice(name="digits"))
@@ -91,7 +91,7 @@ def test_killed_at_random_instants_it_goes_on_to_the_same_bytes(experiment):
     began = time.monotonic()
     assert ended(forked(go(whole))) == 0
     length = time.monotonic() - began
-    draw, kills, rounds = random.Random(0), 0, 0
+    draw, kills, rounds = random.Random(0), 0, 0  # noqa: S311
     while kills < KILLS:
         out, finished = killed / str(rounds), False
         while not finished:
@@ -175,9 +175,9 @@ def test_a_folder_is_worked_on_by_one_process_and_taken_up_with_the_same_options
     (experiment / "taken" / "mine.txt").write_text("mine")
     with pytest.raises(RunFolderError, match="holds other files"):
         run_experiment("killed.toml", out=experiment / "taken")
-    from nestgrad_lab.experiments.folder import ExperimentFolder  # noqa: PLC0415
+    from nestgrad_lab.experiments.folder import ExperimentFolder
 
     with ExperimentFolder(out).locked():
-        child = forked(lambda: go(out)())
+        child = forked(go(out))
         assert ended(child) == 1
     assert go(out)() == "finished"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,8 +24,8 @@ from nestgrad_lab.models import mean_loss, predict, test_score, validation_loss
 from nestgrad_lab.storage.checkpoints import Checkpoint, Checkpoints
 from nestgrad_lab.threads import one_thread
 
-SEEN = 10
-"""Losses are looked at every so many steps, or once an interval where that is longer."""
+LOOKS = 400
+"""Losses are looked at about so often in a run, at the ends of intervals."""
 SECONDS = 5.0
 """Between two checkpoints, at least."""
 Progress = Callable[[int], bool]
@@ -58,10 +59,15 @@ class Cell:
         """The training steps: the experiment's, to the last whole interval, of each trial."""
         return self.experiment.steps // self.rule.every * self.rule.every * self.rule.trials
 
+    @property
+    def stride(self) -> int:
+        """The steps between two looks."""
+        return math.ceil(self.steps / LOOKS / self.rule.every) * self.rule.every
+
     def fingerprint(self) -> str:
         """SHA-256 of all that decides its numbers."""
         one = self.experiment
-        settings = (one.steps, one.batch, one.hidden, one.seed, one.dtype, one.backend, self.device)
+        settings = (one.steps, one.batch, one.hidden, one.seed, one.dtype, one.backend, self.device, LOOKS)
         return one.fingerprint(asdict(self.rule), asdict(self.data), settings, self.first, self.last, versions())
 
 
@@ -116,7 +122,7 @@ def run_cell(cell: Cell, folder: Path, progress: Progress) -> bool:
             progress(step * (cell.last - cell.first))
         saved = time.monotonic()
         while step < cell.steps:
-            stride = min(max(SEEN // cell.rule.every, 1) * cell.rule.every, cell.steps - step)
+            stride = min(cell.stride, cell.steps - step)
             runs.advance(stride)
             step += stride
             seen.look(runs, step, data)

@@ -36,7 +36,8 @@ Tracks = Sequence[Track]
 
 def draw(name: str, tracks: Tracks) -> dict[str, bytes]:
     """{"png": ..., "svg": ...} of the figure of this name."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  (over a second, when cold)
+    import matplotlib as mpl  # noqa: PLC0415  (over a second, when cold)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     draws: dict[str, Callable[[Any, Tracks], None]] = {
@@ -47,26 +48,28 @@ def draw(name: str, tracks: Tracks) -> dict[str, bytes]:
     }
     figure = Figure(figsize=(9, 1), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
-    draws[name](figure, tracks)
     files: dict[str, bytes] = {}
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-        file = io.BytesIO()
-        figure.savefig(file, format=kind, metadata=metadata)
-        files[kind] = file.getvalue()
+    with mpl.rc_context({"svg.hashsalt": "nestgrad"}):  # else the same figure is never the same file
+        draws[name](figure, tracks)
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            file = io.BytesIO()
+            figure.savefig(file, format=kind, metadata=metadata)
+            files[kind] = file.getvalue()
     return files
 
 
 def _distribution(figure: Any, tracks: Tracks) -> None:
     """For each data set: the share of runs that end below a test loss, with a bootstrap band, and boxes."""
     sets = list(dict.fromkeys(track.data for track in tracks))
-    figure.set_size_inches(10, 3.9 * len(sets))
+    most = max(sum(track.data == data for track in tracks) for data in sets)
+    figure.set_size_inches(10, (3.6 + 0.22 * most) * len(sets))
     axes = figure.subplots(len(sets), 2, squeeze=False, gridspec_kw={"width_ratios": [3, 2]})
     for row, data in zip(axes, sets, strict=True):
         own = [track for track in tracks if track.data == data]
         for track, style in zip(own, _cycle(len(own)), strict=True):
             _cumulative(row[0], track, style)
         row[0].set(xscale="log", ylim=(0, 1), xlabel="final test loss", ylabel="share of runs below", title=data)
-        row[0].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 1.0))
+        row[0].legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         _boxes(row[1], own)
     _plain(axes.flat)
 
@@ -80,7 +83,7 @@ def _cumulative(axis: Any, track: Track, style: Mapping[str, Any]) -> None:
     grid = np.geomspace(kept[0], kept[-1] * (1 + 1e-9), 300)
     drawn = np.random.default_rng(0).choice(track.final, (400, count))
     shares = (drawn[:, :, None] <= grid).mean(axis=1)
-    axis.fill_between(grid, *np.quantile(shares, [0.025, 0.975], axis=0), color=style["color"], alpha=0.12, lw=0)
+    axis.fill_between(grid, *np.quantile(shares, [0.025, 0.975], axis=0), color=style["color"], alpha=0.1, lw=0)
     axis.step([kept[0], *kept], np.arange(len(kept) + 1) / count, where="post", label=track.algorithm, lw=1.5, **style)
 
 

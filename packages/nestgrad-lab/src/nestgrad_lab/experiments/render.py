@@ -14,7 +14,7 @@ import pandas as pd
 
 from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.engines.engine import versions
-from nestgrad_lab.experiments.cells import Cell, result_of, rows_of
+from nestgrad_lab.experiments.cells import LOOKS, Cell, result_of, rows_of
 from nestgrad_lab.experiments.figures import Track, draw
 from nestgrad_lab.experiments.folder import ExperimentFolder
 from nestgrad_lab.experiments.spec import Experiment
@@ -41,10 +41,8 @@ def summaries_of(experiment: Experiment, results: Results) -> dict[tuple[str, st
             test, seen, validation = (
                 np.array([row[column] for row in own]) for column in ("test_loss", "best_test_loss", "validation_loss")
             )
-            groups = experiment.algorithm(name).best_of
-            if groups > 1 and len(test) >= groups:
-                test, seen = best_of(groups, test, validation, seen, experiment.seed)
-            found[data.title, name] = summarise(test, seen, experiment.resamples, experiment.seed)
+            counted = best_of(experiment.algorithm(name).best_of, validation, experiment.seed)
+            found[data.title, name] = summarise(test[counted], seen[counted], experiment.resamples, experiment.seed)
     return found
 
 
@@ -53,7 +51,7 @@ def render(
 ) -> dict[tuple[str, str], Summary]:
     """Write all of it; the same results give the same bytes. The summaries come back."""
     summaries = summaries_of(experiment, results)
-    rows, said = table_rows(summaries), notes(experiment.resamples, "at any tenth step")
+    rows, said = table_rows(summaries), notes(experiment.resamples, f"at {LOOKS} looks on the way")
     folder.write("results.csv", results_csv(results))
     folder.write("table.md", as_markdown(rows, said))
     folder.write("table.tex", as_latex(rows))
@@ -117,7 +115,7 @@ def _settings(experiment: Experiment) -> dict[str, str]:
 
 
 def _tracks(results: Results) -> list[Track]:
-    """The blocks of each algorithm side by side."""
+    """The blocks of each algorithm side by side, of its runs those that count."""
     found: dict[tuple[str, str], list[tuple[Cell, Mapping[str, Array]]]] = {}
     for cell, arrays in results:
         found.setdefault((cell.data.title, cell.algorithm), []).append((cell, arrays))
@@ -125,13 +123,20 @@ def _tracks(results: Results) -> list[Track]:
     for (data, algorithm), blocks in found.items():
         cell, first = blocks[0]
         names = [name for name in first if name.startswith("seen:") and name != "seen:step"]
+        validation = np.concatenate([arrays["validation_loss"] for _, arrays in blocks])
+        counted = best_of(cell.rule.best_of, validation, cell.experiment.seed)
         tracks.append(
             Track(
                 data=data,
                 algorithm=algorithm,
                 steps=first["seen:step"],
-                seen={n.removeprefix("seen:"): np.concatenate([a[n] for _, a in blocks], axis=1) for n in names},
-                final=np.concatenate([arrays["test_loss"] for _, arrays in blocks]),
+                seen={
+                    name.removeprefix("seen:"): np.concatenate([arrays[name] for _, arrays in blocks], axis=1)[
+                        :, counted
+                    ]
+                    for name in names
+                },
+                final=np.concatenate([arrays["test_loss"] for _, arrays in blocks])[counted],
                 every=cell.rule.every,
                 lookback=cell.rule.lookback,
             )

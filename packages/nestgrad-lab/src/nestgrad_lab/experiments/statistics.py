@@ -71,13 +71,15 @@ def _estimate(values: Array, statistic: object, resamples: int, seed: int) -> Es
     return Estimate(value=value, resampled=float(found.mean()), error=float(found.std()))
 
 
-def best_of(groups: int, test: Array, validation: Array, seen: Array, seed: int) -> tuple[Array, Array]:
-    """(test, seen) of the run with the lowest validation loss in each group of so many, groups drawn without return.
+def best_of(groups: int, validation: Array, seed: int) -> Array:
+    """The numbers of the runs with the lowest validation loss in each group of so many, drawn without return.
 
-    The remainder is dropped, as in the paper; NaN never wins unless a whole group is NaN.
+    The remainder is dropped, as in the paper; NaN never wins unless a whole group is NaN. All runs where groups is 1, or
+    more than there are.
     """
-    order = np.random.default_rng([seed, 9]).permutation(len(test))
+    if groups == 1 or len(validation) < groups:
+        return np.arange(len(validation))
+    order = np.random.default_rng([seed, 9]).permutation(len(validation))
     rows = order[: len(order) // groups * groups].reshape(-1, groups)
     held = np.where(np.isnan(validation[rows]), np.inf, validation[rows])
-    chosen = rows[np.arange(len(rows)), held.argmin(axis=1)]
-    return test[chosen], seen[chosen]
+    return rows[np.arange(len(rows)), held.argmin(axis=1)]

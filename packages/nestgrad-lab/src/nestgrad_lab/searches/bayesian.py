@@ -43,14 +43,14 @@ class BayesianRuns:
     def advance(self, steps: int) -> None:
         left = steps
         while left:
+            if self._taken == self._steps:
+                self._taken, self._inner = 0, self._next_trial()
             some = min(left, self._steps - self._taken)
             self._inner.advance(some)
             self._taken += some
             left -= some
             if self._taken == self._steps:
                 self._conclude()
-                if left:
-                    self._begin_next()
 
     def losses(self) -> dict[str, Array]:
         return self._inner.losses()
@@ -83,10 +83,6 @@ class BayesianRuns:
         self._inner = begin_runs(self._backend, self._trial_plan(number))
         own = {name.removeprefix("trial:"): value for name, value in arrays.items() if name.startswith("trial:")}
         self._inner.restore(own)
-
-    def _begin_next(self) -> None:
-        self._taken = 0
-        self._inner = self._next_trial()
 
     def _next_trial(self) -> Runs:
         number = len(self._points)
