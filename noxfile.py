@@ -29,7 +29,10 @@ FOLDERS = {
     "nestgrad-integrations": "packages/nestgrad-integrations",
     "nestgrad-conformance": "conformance",
 }
-EXTRAS = {"nestgrad-integrations": "[torch,lightning,transformers,flax,equinox]"}
+EXTRAS = {
+    "nestgrad-integrations": "[torch,lightning,transformers,flax,equinox]",
+    "nestgrad-lab": "[search,ray]",
+}
 """What the tests of a package need of its own extras."""
 BACKENDS = ("reference", "torch", "jax")
 ASV = ("asv>=0.6.6", "virtualenv")
@@ -53,7 +56,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Install everything and run every test: `nox -s tests -- packages/nestgrad-torch -k neumann`."""
-    _install(session, *FOLDERS, tools=TEST_TOOLS)
+    _install(session, *FOLDERS, tools=TEST_TOOLS, extras=True)
     arguments = session.posargs or ["-n", "auto", "--maxprocesses=4", "--dist=worksteal"]
     session.run("pytest", *arguments, env=_environment())
 
@@ -69,7 +72,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types: strict for the core and the conformance suite, standard elsewhere."""
-    _install(session, *FOLDERS, tools=("pyright[nodejs]==1.1.414", "nox", "asv"))
+    _install(session, *FOLDERS, tools=("pyright[nodejs]==1.1.414", "nox", "asv"), extras=True)
     session.run("pyright", *session.posargs, env={"PYRIGHT_PYTHON_CACHE_DIR": str(ROOT / ".nox" / "pyright")})
 
 
@@ -202,13 +205,14 @@ def docs(session: nox.Session) -> None:
     session.log(f"open {out / 'index.html'}")
 
 
-def _install(session: nox.Session, *names: str, tools: tuple[str, ...] = ()) -> None:
+def _install(session: nox.Session, *names: str, tools: tuple[str, ...] = (), extras: bool = False) -> None:
     """Install these packages of ours editable, with those they need of ours, and the tools, under the constraints."""
-    session.install("-c", str(CONSTRAINTS), *_editable(_with_needs(names)), *tools)
+    session.install("-c", str(CONSTRAINTS), *_editable(_with_needs(names), extras=extras), *tools)
 
 
-def _editable(names: Iterable[str]) -> list[str]:
-    return [argument for name in names for argument in ("-e", str(ROOT / FOLDERS[name]) + EXTRAS.get(name, ""))]
+def _editable(names: Iterable[str], *, extras: bool = False) -> list[str]:
+    wanted = EXTRAS if extras else {}
+    return [argument for name in names for argument in ("-e", str(ROOT / FOLDERS[name]) + wanted.get(name, ""))]
 
 
 def _with_needs(names: Iterable[str]) -> list[str]:

@@ -150,17 +150,30 @@ def test_a_method_that_this_backend_lacks_names_those_it_has(prepared, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--algorithm", "Ours"), "limit: WD+LR+M, WD+LR, Lorraine, Random"),
-        (("--data", "digits"), "a UCI set of the paper"),
-        (("--starts", "0"), "--starts 0, limit: at least 1"),
-        (("--steps", "0"), "--steps 0, limit: at least 1"),
-        (("--dtype", "int8"), "limit: float32 or float64"),
-        (("--out", "there"), "run folder there exists"),
+        (("energie",), "experiment 'energie': no such file and not shipped"),
+        (("energy", "--algorithm", "Ours"), "algorithm 'Ours', limit: Random, "),
+        (("energy", "--data", "uci/moon"), "--data uci/moon: no such set"),
+        (("energy", "--starts", "0"), "starts = 0, limit: a whole number, at least 1"),
+        (("energy", "--steps", "0"), "steps = 0, limit: a whole number, at least 1"),
+        (("energy", "--dtype", "int8"), "limit: float32 or float64"),
+        (("energy", "--jobs", "0"), "--jobs 0, limit: at least 1"),
+        (("energy", "--backend", "tensor"), "--backend 'tensor' is not installed"),
+        (("energy", "--out", "good.csv"), "good.csv/options.json: "),
     ],
 )
-def test_bad_input_to_clarke_is_named(prepared, arguments, message):
+def test_bad_input_to_experiment_is_named(prepared, monkeypatch, arguments, message):
+    from nestgrad_lab.data import load
+
+    known = lambda name: load("good.csv", target="y") if name == "uci/energy" else load(name)  # noqa: E731
+    monkeypatch.setattr("nestgrad_lab.experiments.cells.load", known)
     before = prepared.contents()
-    result = prepared("clarke", *arguments)
-    assert result.exit_code == 2
+    result = prepared("experiment", *arguments)
+    assert result.exit_code == 2, result.output
     assert message in result.stderr
     assert prepared.contents() == before
+
+
+def test_a_folder_without_an_experiment_is_named(prepared):
+    result = prepared("report", "there")
+    assert result.exit_code == 2
+    assert "there: no experiment was begun there" in result.stderr

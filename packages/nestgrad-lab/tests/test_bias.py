@@ -1,10 +1,11 @@
 """The first hypergradient against reverse mode through the same steps."""
 
+import math
 import os
 
 import pytest
 
-from nestgrad_lab.clarke.bias import measure
+from nestgrad_lab.accuracy.bias import first_move, measure
 from nestgrad_lab.errors import OptionError
 
 needs_data = pytest.mark.skipif("NESTGRAD_DATA" not in os.environ, reason="NESTGRAD_DATA is not set")
@@ -34,3 +35,11 @@ def test_both_backends_measure_the_same():
 def test_no_draws_are_refused():
     with pytest.raises(OptionError, match="--draws 0, limit: at least 1"):
         measure(draws=0)
+
+
+def test_adams_first_move_is_that_of_the_paper():
+    """Of the order of a sign: 5 % of a decade, or of a unit of logit, whatever the gradient's size."""
+    for gradient in (3.0, 0.003):
+        assert first_move("learning_rate", 0.01, gradient) == pytest.approx(0.01 * (10**-0.05 - 1), rel=1e-3)
+        assert first_move("momentum", 0.5, -gradient) == pytest.approx(1 / (1 + math.exp(-0.05)) - 0.5, rel=1e-3)
+    assert abs(first_move("weight_decay", 1e-6, 1e-3)) < 1e-6 * (10**0.05 - 1)  # below eps it is graded

@@ -98,8 +98,8 @@ def ray():
 POPULATION = """
 title = "populations"
 data = ["digits"]
-algorithms = ["ASHA, Ours WD+LR+M", "PBT, Ours WD+LR+M"]
-starts = 4
+algorithms = ["PBT, Ours WD+LR+M"]
+starts = 2
 steps = 600
 hidden = 4
 batch = 30
@@ -111,18 +111,15 @@ resamples = 20
 def test_ray_runs_cells_to_the_same_numbers_and_tunes_populations(lab, ray):
     """One test, since a cluster takes its time to begin."""
     (lab.folder / "p.toml").write_text(POPULATION)
-    result = lab("experiment", "p.toml", "--out", "populations")
+    result = lab("experiment", "p.toml", "--ray", "local", "--out", "populations")
     assert result.exit_code == 0, result.output
     with (lab.folder / "populations" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    by = {name: [row for row in rows if row["algorithm"].startswith(name)] for name in ("ASHA", "PBT")}
-    assert 1 <= len(by["ASHA"]) <= 4
-    assert len(by["PBT"]) == 4
+    assert len(rows) == 2
     for row in rows:
         assert np.isfinite(float(row["test_loss"]))
         assert float(row["final_learning_rate"]) != float(row["initial_learning_rate"])  # one-pass tuning was at work
-    ray.shutdown()
-    (lab.folder / "c.toml").write_text(POPULATION.replace("ASHA, Ours", "Ours").replace(', "PBT, Ours WD+LR+M"', ""))
+    (lab.folder / "c.toml").write_text(POPULATION.replace("PBT, Ours", "Ours"))
     for out, options in (("here", ()), ("there", ("--ray", "local"))):
         result = lab("experiment", "c.toml", "--starts", 2, "--steps", 20, "--out", out, *options)
         assert result.exit_code == 0, result.output
@@ -137,7 +134,7 @@ def test_a_perturbed_configuration_moves_what_was_tuned_in_its_leaf(tmp_path):
 
     from nestgrad_lab.searches.populations import _trial_class
 
-    cell = cells_of(parse(POPULATION, "p"))[1]
+    cell = cells_of(parse(POPULATION, "p"))[0]
     config = {"learning_rate": 1e-3, "weight_decay": 1e-4, "momentum": 0.5, "number": 1}
     trial = _made(_trial_class(tune), config, cell)
     trial.step()
@@ -164,7 +161,7 @@ def _made(kind, config, cell):
 
 
 def test_jobs_in_processes_give_the_same_bytes(lab):
-    (lab.folder / "c.toml").write_text(POPULATION.replace("ASHA, Ours", "Ours").replace("PBT, Ours WD+LR+M", "Random"))
+    (lab.folder / "c.toml").write_text(POPULATION.replace('"PBT, Ours', '"Random", "Ours'))
     for out, jobs in (("one", 1), ("two", 2)):
         result = lab("experiment", "c.toml", "--starts", 2, "--steps", 20, "--out", out, "--jobs", jobs)
         assert result.exit_code == 0, result.output

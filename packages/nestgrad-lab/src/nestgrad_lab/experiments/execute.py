@@ -10,8 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
-from nestgrad_lab.errors import MissingPackage
 from nestgrad_lab.experiments.cells import Cell, run_cell
+from nestgrad_lab.searches.cluster import load_ray
 from nestgrad_lab.storage.checkpoints import Checkpoints
 
 Show = Callable[[int], None]
@@ -57,43 +57,29 @@ def run_on_ray(work: Sequence[tuple[Cell, Path]], show: Show, stop: Stop, addres
     A task works in a folder of its machine and sends back what it ends with, so machines need share no disk; a cell
     whose machine is lost is run again by Ray, and one that is not finished here begins anew.
     """
-    ray = load_ray()
-    if address != "local":
-        os.environ["RAY_ADDRESS"] = address  # Ray's own name for it, which Ray Tune reads too
-    ray.init(address=None if address == "local" else address, log_to_driver=False)
-    try:
-        task = ray.remote(num_cpus=1, max_retries=3)(_finished_arrays)
-        cells: dict[Any, tuple[Cell, Path]] = {}
-        searches = [pair for pair in work if pair[0].rule.search in {"asha", "pbt"}]  # Ray spreads their trials itself
-        for cell, folder in work:
-            if (cell, folder) in searches:
-                continue
-            if (found := Checkpoints(folder).newest()) is not None and found.about["finished"]:
-                show(cell.steps * (cell.last - cell.first))
-            else:
-                cells[task.remote(cell)] = (cell, folder)
-        while cells:
-            if stop():
-                return False
-            done, _ = ray.wait(list(cells), timeout=0.5)
-            for one in done:
-                cell, folder = cells.pop(one)
-                step, arrays, about = ray.get(one)
-                Checkpoints(folder).save(step, arrays, about)
-                show(cell.steps * (cell.last - cell.first))
-        return run_here(searches, show, stop)
-    finally:
-        ray.shutdown()
-
-
-def load_ray() -> Any:
-    """The module; MissingPackage where it is not installed."""
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    try:
-        import ray  # noqa: PLC0415  (two seconds)
-    except ImportError as error:
-        raise MissingPackage(f"Ray is not installed: {error}. Remedy: pip install 'nestgrad-lab[ray]'.") from error
-    return ray
+    ray = load_ray(address)
+    task = ray.remote(num_cpus=1, max_retries=3)(_finished_arrays)
+    cells: dict[Any, tuple[Cell, Path]] = {}
+    searches = [pair for pair in work if pair[0].rule.search in {"asha", "pbt"}]  # Ray spreads their trials itself
+    for cell, folder in work:
+        if (cell, folder) in searches:
+            continue
+        if (found := Checkpoints(folder).newest()) is not None and found.about["finished"]:
+            show(cell.steps * (cell.last - cell.first))
+        else:
+            cells[task.remote(cell)] = (cell, folder)
+    while cells:
+        if stop():
+            for one in cells:
+                ray.cancel(one)
+            return False
+        done, _ = ray.wait(list(cells), timeout=0.5)
+        for one in done:
+            cell, folder = cells.pop(one)
+            step, arrays, about = ray.get(one)
+            Checkpoints(folder).save(step, arrays, about)
+            show(cell.steps * (cell.last - cell.first))
+    return run_here(searches, show, stop)
 
 
 def _finished_arrays(cell: Cell) -> tuple[int, Any, Any]:

@@ -74,8 +74,8 @@ def _estimate(values: Array, statistic: object, resamples: int, seed: int) -> Es
 def best_of(groups: int, validation: Array, seed: int) -> Array:
     """The numbers of the runs with the lowest validation loss in each group of so many, drawn without return.
 
-    The remainder is dropped, as in the paper; NaN never wins unless a whole group is NaN. All runs where groups is 1, or
-    more than there are.
+    The remainder is dropped, as in the paper; NaN never wins unless a whole group is NaN. All runs where groups is 1,
+    or more than there are.
     """
     if groups == 1 or len(validation) < groups:
         return np.arange(len(validation))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any, cast
 import numpy as np
 
 from nestgrad_lab.data.dataset import Array
-from nestgrad_lab.errors import MissingPackage
 from nestgrad_lab.experiments.cells import Cell, choose, ends_of, plan_of
 from nestgrad_lab.experiments.draws import Start
 from nestgrad_lab.experiments.plan import Runs, ShiftableRuns, begin_runs
 from nestgrad_lab.hyperparameters import HYPERPARAMETERS
 from nestgrad_lab.models import draw_weights
+from nestgrad_lab.searches.cluster import load_ray
 from nestgrad_lab.storage.checkpoints import Checkpoints
 from nestgrad_lab.threads import one_thread
 
@@ -30,10 +29,10 @@ REDUCTION, PERTURBATION = 4, 5
 def run_population(cell: Cell) -> dict[str, Array]:
     """Search with as many trials as the cell has starts; what a finished cell keeps, of trials of full length.
 
-    Ray is found at RAY_ADDRESS, or begun on this machine. Which trials are stopped depends on which report first, so
+    Which trials are stopped depends on which report first, so
     two searches by ASHA differ; a search that is interrupted begins anew.
     """
-    ray, tune = _load()
+    tune = load_ray().tune
     from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining  # noqa: PLC0415
 
     reports = cell.experiment.steps // REPORT
@@ -50,9 +49,6 @@ def run_population(cell: Cell) -> dict[str, Array]:
             hyperparam_mutations={**space},
             resample_probability=0.25,
         )
-    if not ray.is_initialized():  # it stays for the searches that follow, and ends with the process
-        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-        ray.init(log_to_driver=False, configure_logging=False)
     with tempfile.TemporaryDirectory() as storage:
         results = tune.Tuner(
             tune.with_parameters(_trial_class(tune), cell=cell),
@@ -166,12 +162,3 @@ def _arrays(last: list[dict[str, Any]], reports: int) -> dict[str, Array]:
         "seen:validation": np.stack([column("validation_loss")] * 2),
         **seen,
     }
-
-
-def _load() -> tuple[Any, Any]:
-    try:
-        import ray  # noqa: PLC0415  (two seconds)
-        from ray import tune  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingPackage(f"Ray Tune is not installed: {error}. Remedy: pip install 'nestgrad-lab[ray]'.") from error
-    return ray, tune
