@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -106,7 +107,7 @@ def _work(cell: Cell, folder: Path) -> bool:
         with _shared["taken"].get_lock():
             _shared["taken"].value += steps
         if os.getppid() != _shared["parent"]:
-            os._exit(1)  # the experiment was killed; another process may have taken it up
+            os.kill(os.getpid(), signal.SIGTERM)  # the experiment was killed; another process may have taken it up
         return _shared["asked"].is_set()
 
     return run_cell(cell, folder, progress)

@@ -13,8 +13,8 @@ from nestgrad_lab.data.dataset import Array
 
 _STYLES: tuple[dict[str, Any], ...] = tuple(
     {"color": colour, "ls": dash}
+    for colour in ("black", "0.5", "0.72")
     for dash in ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-    for colour in ("black", "0.45", "0.7")
 )
 
 
@@ -193,7 +193,18 @@ def _cycle(count: int) -> list[dict[str, Any]]:
 
 
 def _plain(axes: Any) -> None:
+    """A light grid; losses as numbers that one reads at a glance, not as powers."""
+    from matplotlib.ticker import LogFormatter  # noqa: PLC0415
+
+    class Short(LogFormatter):
+        def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+            return f"{x:g}"
+
     for axis in axes:
+        for scaled in (axis.xaxis, axis.yaxis):
+            if scaled.get_scale() == "log":
+                scaled.set_major_formatter(Short())
+                scaled.set_minor_formatter(Short(minor_thresholds=(1.2, 0.4)))
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(visible=True, color="0.92", lw=0.6)
         axis.set_axisbelow(True)
