@@ -2,7 +2,8 @@
 
 import csv
 import dataclasses
-import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -87,18 +88,10 @@ def _digits():
     return choose(DataChoice(name="digits"))
 
 
-@pytest.fixture(scope="module")
-def ray():
-    """A cluster of this machine, gone at the end."""
-    module = pytest.importorskip("ray")
-    yield module
-    module.shutdown()
-
-
 POPULATION = """
 title = "populations"
 data = ["digits"]
-algorithms = ["PBT, Ours WD+LR+M"]
+algorithms = ["Ours WD+LR+M", "PBT, Ours WD+LR+M"]
 starts = 2
 steps = 600
 hidden = 4
@@ -108,24 +101,26 @@ resamples = 20
 """
 
 
-def test_ray_runs_cells_to_the_same_numbers_and_tunes_populations(lab, ray):
-    """One test, since a cluster takes its time to begin."""
+def test_ray_runs_cells_to_the_same_numbers_and_tunes_populations(lab):
+    """One test, since a cluster takes its time to begin; in a process of its own, as Ray begins others from it."""
+    pytest.importorskip("ray")
     (lab.folder / "p.toml").write_text(POPULATION)
-    result = lab("experiment", "p.toml", "--ray", "local", "--out", "populations")
-    assert result.exit_code == 0, result.output
-    with (lab.folder / "populations" / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 2
+    command = [sys.executable, "-m", "nestgrad_lab", "experiment", "p.toml", "--ray", "local", "--out", "there"]
+    done = subprocess.run(command, cwd=lab.folder, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = _rows(lab.folder / "there")
+    assert [row["algorithm"] for row in rows] == ["Ours WD+LR+M"] * 2 + ["PBT, Ours WD+LR+M"] * 2
     for row in rows:
         assert np.isfinite(float(row["test_loss"]))
         assert float(row["final_learning_rate"]) != float(row["initial_learning_rate"])  # one-pass tuning was at work
-    (lab.folder / "c.toml").write_text(POPULATION.replace("PBT, Ours", "Ours"))
-    for out, options in (("here", ()), ("there", ("--ray", "local"))):
-        result = lab("experiment", "c.toml", "--starts", 2, "--steps", 20, "--out", out, *options)
-        assert result.exit_code == 0, result.output
-    here, there = ((lab.folder / out / "results.csv").read_text() for out in ("here", "there"))
-    assert here == there
-    assert json.loads((lab.folder / "there" / "status.json").read_text())["state"] == "finished"
+    result = lab("experiment", "p.toml", "--algorithm", "Ours WD+LR+M", "--out", "here")
+    assert result.exit_code == 0, result.output
+    assert _rows(lab.folder / "here") == rows[:2]
+
+
+def _rows(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_a_perturbed_configuration_moves_what_was_tuned_in_its_leaf(tmp_path):
@@ -134,7 +129,7 @@ def test_a_perturbed_configuration_moves_what_was_tuned_in_its_leaf(tmp_path):
 
     from nestgrad_lab.searches.populations import _trial_class
 
-    cell = cells_of(parse(POPULATION, "p"))[0]
+    cell = cells_of(parse(POPULATION, "p"))[1]
     config = {"learning_rate": 1e-3, "weight_decay": 1e-4, "momentum": 0.5, "number": 1}
     trial = _made(_trial_class(tune), config, cell)
     trial.step()
@@ -161,7 +156,7 @@ def _made(kind, config, cell):
 
 
 def test_jobs_in_processes_give_the_same_bytes(lab):
-    (lab.folder / "c.toml").write_text(POPULATION.replace('"PBT, Ours', '"Random", "Ours'))
+    (lab.folder / "c.toml").write_text(POPULATION.replace("PBT, Ours WD+LR+M", "Random"))
     for out, jobs in (("one", 1), ("two", 2)):
         result = lab("experiment", "c.toml", "--starts", 2, "--steps", 20, "--out", out, "--jobs", jobs)
         assert result.exit_code == 0, result.output
