@@ -107,7 +107,10 @@ def run_cell(cell: Cell, folder: Path, progress: Progress) -> bool:
     if cell.rule.search in {"asha", "pbt"}:
         from nestgrad_lab.searches.populations import run_population  # noqa: PLC0415  (needs cells, and Ray)
 
-        checkpoints.save(cell.steps, run_population(cell), _about(cell, finished=True))
+        ends = run_population(cell, lambda: progress(0))
+        if ends is None:
+            return False
+        checkpoints.save(cell.steps, ends, _about(cell, finished=True))
         progress(cell.steps * (cell.last - cell.first))
         return True
     data = choose(cell.data)

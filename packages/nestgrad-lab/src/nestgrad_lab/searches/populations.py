@@ -16,7 +16,7 @@ from nestgrad_lab.experiments.draws import Start
 from nestgrad_lab.experiments.plan import Runs, ShiftableRuns, begin_runs
 from nestgrad_lab.hyperparameters import HYPERPARAMETERS
 from nestgrad_lab.models import draw_weights
-from nestgrad_lab.searches.cluster import load_ray
+from nestgrad_lab.searches.cluster import load_ray, watch_for
 from nestgrad_lab.storage.checkpoints import Checkpoints
 from nestgrad_lab.threads import one_thread
 
@@ -26,11 +26,11 @@ REDUCTION, PERTURBATION = 4, 5
 """ASHA keeps one trial in so many at a rung; PBT perturbs every so many reports."""
 
 
-def run_population(cell: Cell) -> dict[str, Array]:
+def run_population(cell: Cell, stop: Callable[[], bool]) -> dict[str, Array] | None:
     """Search with as many trials as the cell has starts; what a finished cell keeps, of trials of full length.
 
-    Which trials are stopped depends on which report first, so
-    two searches by ASHA differ; a search that is interrupted begins anew.
+    stop: whether to stop at the next report of any trial; then None. Which trials a scheduler stops depends on which of
+    them report first, so two searches by ASHA differ; a search that is interrupted begins anew.
     """
     tune = load_ray().tune
     from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining  # noqa: PLC0415
@@ -49,6 +49,19 @@ def run_population(cell: Cell) -> dict[str, Array]:
             hyperparam_mutations={**space},
             resample_probability=0.25,
         )
+
+    class Until(tune.Stopper):
+        """A trial at its full length; all of them when asked."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return result["training_iteration"] >= reports
+
+        def stop_all(self) -> bool:
+            from nestgrad_lab.searches.cluster import asked_to_stop  # noqa: PLC0415  (Ray saves this class by value)
+
+            return asked_to_stop()
+
+    watch_for(stop)
     with tempfile.TemporaryDirectory() as storage:
         results = tune.Tuner(
             tune.with_parameters(_trial_class(tune), cell=cell),
@@ -60,13 +73,11 @@ def run_population(cell: Cell) -> dict[str, Array]:
                 scheduler=scheduler,
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(
-                storage_path=storage, name="search", stop={"training_iteration": reports}, verbose=0
-            ),
+            run_config=tune.RunConfig(storage_path=storage, name="search", stop=Until(), verbose=0),
         ).fit()
         rows = [one.metrics_dataframe for one in results if one.metrics_dataframe is not None]
         last = [dict(one.metrics) for one in results if one.metrics and one.metrics["training_iteration"] >= reports]
-    return _arrays(last, sum(len(one) for one in rows))
+    return None if stop() else _arrays(last, sum(len(one) for one in rows))
 
 
 def _trial_class(tune: Any) -> Any:
