@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nestgrad import NestgradWarning
 from nestgrad_lab.errors import RunFolderError
 from nestgrad_lab.experiments import cells
 from nestgrad_lab.experiments.folder import ExperimentFolder
@@ -112,3 +113,18 @@ def test_a_folder_is_worked_on_by_one_process_and_taken_up_with_the_same_options
     assert done.returncode == 2
     assert f"worked on by process {os.getpid()}" in done.stderr
     assert go(out)() == "finished"
+
+
+@pytest.mark.parametrize(("kept", "said"), [(1, "it goes on from step"), (0, "the cell begins anew")])
+def test_a_damaged_checkpoint_is_told_of_and_the_numbers_are_the_same(experiment, kept, said, monkeypatch):
+    whole, out = experiment / "whole", experiment / "out"
+    assert go(whole)() == "finished"
+    assert go(out)() == "finished"
+    for name in contents(whole):
+        (out / name).unlink()
+    for cell in (out / "cells").iterdir():
+        for path in sorted(cell.glob("*.safetensors"))[kept:]:
+            path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(NestgradWarning, match=f"passed over, and {said}"):
+        assert go(out)() == "finished"
+    assert contents(out) == contents(whole)

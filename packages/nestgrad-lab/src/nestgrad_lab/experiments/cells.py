@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nestgrad import NestgradWarning
 from nestgrad_lab.data import Dataset, load
 from nestgrad_lab.data.dataset import Array, resplit
 from nestgrad_lab.engines.engine import versions
@@ -100,7 +103,7 @@ def run_cell(cell: Cell, folder: Path, progress: Progress) -> bool:
     folder: the cell's own. What is saved: at a checkpoint all that the runs need to go on, and what has been seen; at
     the end, by start: validation and test loss and hyperparameters, first and last, and what was seen on the way.
     """
-    checkpoints, found = Checkpoints(folder), _newest(cell, folder)
+    checkpoints, found = Checkpoints(folder), _newest(cell, folder, say=True)
     if found is not None and found.about["finished"]:
         progress(cell.steps * (cell.last - cell.first))
         return True
@@ -243,13 +246,18 @@ def _about(cell: Cell, *, finished: bool) -> dict[str, Any]:
     return {"cell": cell.name, "fingerprint": cell.fingerprint(), "finished": finished}
 
 
-def _newest(cell: Cell, folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of this very cell; damaged or others' are computed again, from the one before."""
-    checkpoints = Checkpoints(folder)
-    try:
+def _newest(cell: Cell, folder: Path, *, say: bool = False) -> Checkpoint | None:
+    """The newest whole checkpoint of this very cell; what is damaged is computed again, from the one before.
+
+    say: warn of what is damaged.
+    """
+    checkpoints, found = Checkpoints(folder), None
+    with contextlib.suppress(CheckpointCorrupt):
         found = checkpoints.newest()
-    except CheckpointCorrupt:
-        found = None
+    if say:
+        begins = "the cell begins anew" if found is None else f"it goes on from step {found.step}"
+        for name, why in checkpoints.damaged.items():
+            warnings.warn(f"{name} is passed over, and {begins}: {why}", NestgradWarning, stacklevel=3)
     if found is not None and found.about.get("fingerprint") != cell.fingerprint():
         return None
     return found
