@@ -17,7 +17,8 @@ import torch
 import torch.fx.experimental.symbolic_shapes
 
 import nestgrad_lab.experiments.torch_runs  # noqa: F401
-from nestgrad_lab.experiments import cells
+from nestgrad_lab.experiments import work
+from nestgrad_lab.experiments.cells import choose
 from nestgrad_lab.experiments.run import run_experiment
 from nestgrad_lab.experiments.spec import DataChoice
 from nestgrad_lab.storage.atomic import watch_boundaries
@@ -25,7 +26,7 @@ from nestgrad_lab.storage.atomic import watch_boundaries
 FILES = ("results.csv", "table.md", "table.tex", "summary.json")
 
 
-def forked(work):
+def forked(task):
     """The child's process id; it ends without this one's end."""
     child = os.fork()
     if child == 0:
@@ -33,7 +34,7 @@ def forked(work):
         try:
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
-            work()
+            task()
             code = 0
         finally:
             os._exit(code)
@@ -114,7 +115,7 @@ def at_every_boundary(stride):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    cells.SECONDS = 0.0
-    cells.choose(DataChoice(name="digits"))
+    work.SECONDS = 0.0
+    choose(DataChoice(name="digits"))
     kind, number = sys.argv[1], int(sys.argv[2])
     print(json.dumps({"instants": at_random_instants, "boundaries": at_every_boundary}[kind](number)))

@@ -12,7 +12,7 @@ import pytest
 
 from nestgrad import NestgradWarning
 from nestgrad_lab.errors import RunFolderError
-from nestgrad_lab.experiments import cells
+from nestgrad_lab.experiments import work
 from nestgrad_lab.experiments.folder import ExperimentFolder
 from nestgrad_lab.experiments.run import run_experiment
 
@@ -36,7 +36,7 @@ backend = "torch"
 def experiment(tmp_path, monkeypatch):
     """A folder with killed.toml; a checkpoint at every look."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cells, "SECONDS", 0.0)
+    monkeypatch.setattr(work, "SECONDS", 0.0)
     (tmp_path / "killed.toml").write_text(TEXT)
     return tmp_path
 
@@ -76,7 +76,7 @@ def contents(folder):
 def test_asked_to_stop_it_saves_and_goes_on_to_the_same_bytes(experiment, monkeypatch):
     whole, stopped = experiment / "whole", experiment / "stopped"
     assert go(whole)() == "finished"
-    monkeypatch.setattr(cells, "SECONDS", 1e9)
+    monkeypatch.setattr(work, "SECONDS", 1e9)
     looks = 0
 
     def count(inner):
@@ -89,7 +89,7 @@ def test_asked_to_stop_it_saves_and_goes_on_to_the_same_bytes(experiment, monkey
 
         return at
 
-    monkeypatch.setattr(cells._Seen, "look", count(cells._Seen.look))
+    monkeypatch.setattr(work._Seen, "look", count(work._Seen.look))
     assert go(stopped, resume=False)() == "interrupted"
     assert (stopped / "report.html").read_text().count("interrupted") == 1
     assert go(stopped)() == "finished"

@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from nestgrad_lab.experiments.cells import cells_of, plan_of, run_cell
+from nestgrad_lab.experiments.cells import cells_of, plan_of
 from nestgrad_lab.experiments.plan import begin_runs
 from nestgrad_lab.experiments.spec import find_experiment, parse
+from nestgrad_lab.experiments.work import run_cell
 from nestgrad_lab.storage.checkpoints import Checkpoints
 
 TEXT = """

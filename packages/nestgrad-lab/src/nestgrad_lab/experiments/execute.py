@@ -11,7 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
-from nestgrad_lab.experiments.cells import Cell, run_cell
+from nestgrad_lab.experiments.cells import Cell
+from nestgrad_lab.experiments.work import run_cell
 from nestgrad_lab.searches.cluster import load_ray
 from nestgrad_lab.storage.checkpoints import Checkpoints
 

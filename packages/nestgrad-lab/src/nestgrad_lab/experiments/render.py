@@ -14,12 +14,13 @@ import pandas as pd
 
 from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.engines.engine import versions
-from nestgrad_lab.experiments.cells import LOOKS, Cell, result_of, rows_of
+from nestgrad_lab.experiments.cells import LOOKS, Cell, rows_of
 from nestgrad_lab.experiments.figures import Track, draw
 from nestgrad_lab.experiments.folder import ExperimentFolder
 from nestgrad_lab.experiments.spec import Experiment
 from nestgrad_lab.experiments.statistics import Summary, best_of, summarise
 from nestgrad_lab.experiments.tables import COLUMNS, as_latex, as_markdown, notes, summary_of, table_rows
+from nestgrad_lab.experiments.work import result_of
 
 Results = list[tuple[Cell, dict[str, Array]]]
 
