@@ -173,3 +173,20 @@ def test_jobs_and_ray_exclude_each_other(lab):
 
 def test_shipped_searches_name_what_they_are():
     assert find_experiment("bayesian").algorithm("Bayesian optimisation").trials == 30
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "options", "extra"),
+    [
+        ("bayes_opt", "bayesian", (), "search"),
+        ("ray", "populations", (), "ray"),
+        ("ray", "bayesian", ("--algorithm", "Random", "--ray", "local"), "ray"),
+    ],
+)
+def test_a_missing_package_is_named_and_nothing_written(lab, monkeypatch, package, name, options, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    before = lab.contents()
+    result = lab("experiment", name, "--data", "digits", *options)
+    assert result.exit_code == 2
+    assert f"Remedy: pip install 'nestgrad-lab[{extra}]'" in result.stderr
+    assert lab.contents() == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from nestgrad_lab.engines import backend_named
 from nestgrad_lab.errors import OptionError
-from nestgrad_lab.experiments.cells import cells_of, choose
+from nestgrad_lab.experiments.cells import Cell, cells_of, choose
 from nestgrad_lab.experiments.execute import run_here, run_in_processes, run_on_ray
 from nestgrad_lab.experiments.folder import ExperimentFolder
 from nestgrad_lab.experiments.render import finished_results, render
@@ -19,6 +19,8 @@ from nestgrad_lab.experiments.spec import Experiment, find_experiment, shipped
 from nestgrad_lab.experiments.tables import on_screen, table_rows
 from nestgrad_lab.progress import display
 from nestgrad_lab.runs import ROOT, State
+from nestgrad_lab.searches.bayesian import import_bayes_opt
+from nestgrad_lab.searches.cluster import import_ray
 from nestgrad_lab.settings import require_at_least
 from nestgrad_lab.stopping import asked_to_stop
 from nestgrad_lab.tables import print_table
@@ -56,9 +58,7 @@ def run_experiment(
         given = before["given"]
     device = given["device"]
     experiment = _experiment(name, given)
-    backend_named(experiment.backend)
-    for data in experiment.data:
-        choose(data)  # missing data is told before anything is written
+    _require_present(experiment, ray)
     folder.begin({"name": name, "given": given, "fingerprint": experiment.fingerprint(experiment)}, resume=resume)
     cells = cells_of(experiment, device)
     command = shlex.join(["nestgrad", "experiment", name, *_flags(given)])
@@ -67,21 +67,8 @@ def run_experiment(
     with folder.locked():
         folder.tell("running")
         try:
-            total = sum(cell.steps * (cell.last - cell.first) for cell in cells)
-            with asked_to_stop() as stop, display(console, total, "step of all runs") as shown:
-                taken = 0
-
-                def show(steps: int) -> None:
-                    nonlocal taken
-                    taken += steps
-                    shown.show(taken, {})
-
-                if ray is not None:
-                    finished = run_on_ray(work, show, stop, ray)
-                elif jobs > 1:
-                    finished = run_in_processes(work, show, stop, jobs)
-                else:
-                    finished = run_here(work, show, stop)
+            with asked_to_stop() as stop:
+                finished = _worked(work, stop, console, jobs, ray)
             state = "finished" if finished else "interrupted"
         except KeyboardInterrupt:
             state = "interrupted"
@@ -95,6 +82,38 @@ def run_experiment(
     if state == "interrupted":
         console.print(f"Interrupted: {len(results)} of {len(cells)} cells finished. --resume goes on.", highlight=False)
     return state
+
+
+def _require_present(experiment: Experiment, ray: str | None) -> None:
+    """Raise what tells of a backend, data or a package that is missing, before anything is written."""
+    backend_named(experiment.backend)
+    for data in experiment.data:
+        choose(data)
+    searches = {experiment.algorithm(one).search for one in experiment.algorithms}
+    if "bayesian" in searches:
+        import_bayes_opt()
+    if ray is not None or searches & {"asha", "pbt"}:
+        import_ray()
+
+
+def _worked(
+    work: Sequence[tuple[Cell, Path]], stop: Callable[[], bool], console: Console, jobs: int, ray: str | None
+) -> bool:
+    """Run the cells, showing how far they are; whether all are finished."""
+    total = sum(cell.steps * (cell.last - cell.first) for cell, _ in work)
+    taken = 0
+
+    def show(steps: int) -> None:
+        nonlocal taken
+        taken += steps
+        shown.show(taken, {})
+
+    with display(console, total, "step of all runs") as shown:
+        if ray is not None:
+            return run_on_ray(work, show, stop, ray)
+        if jobs > 1:
+            return run_in_processes(work, show, stop, jobs)
+        return run_here(work, show, stop)
 
 
 def report(path: Path, console: Console | None = None) -> None:

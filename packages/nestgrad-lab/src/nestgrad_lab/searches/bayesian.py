@@ -30,7 +30,7 @@ class BayesianRuns:
 
     def __init__(self, plan: Plan, backend: str, steps: int, seed: int) -> None:
         """steps: of one trial."""
-        _load()
+        import_bayes_opt()
         self._plan, self._backend, self._steps, self._seed = plan, backend, steps, seed
         count = len(plan.starts)
         self._points = np.empty((0, count, len(BOX)))
@@ -108,7 +108,7 @@ class BayesianRuns:
         low, high = np.array(list(BOX.values())).T
         if number < RANDOM_TRIALS:
             return np.random.default_rng(seed).uniform(low, high)
-        module = _load()
+        module = import_bayes_opt()
         search = module.BayesianOptimization(
             f=None,
             pbounds=BOX,
@@ -138,7 +138,8 @@ class BayesianRuns:
         self._losses = np.concatenate([self._losses, losses[None]])
 
 
-def _load() -> Any:
+def import_bayes_opt() -> Any:
+    """The module; MissingPackage where it is not installed."""
     try:
         import bayes_opt  # noqa: PLC0415  (SciPy's and scikit-learn's start)
     except ImportError as error:

@@ -26,11 +26,8 @@ def asked_to_stop() -> bool:
     return _asked()
 
 
-def load_ray(address: str | None = None) -> Any:
-    """Ray, connected: to the address, else to RAY_ADDRESS, else to a cluster of this machine.
-
-    A process has one cluster; once connected it stays so. Raises MissingPackage where Ray is not installed.
-    """
+def import_ray() -> Any:
+    """The module, with Ray Tune; MissingPackage where it is not installed."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the experiment's to take
     try:
@@ -38,6 +35,15 @@ def load_ray(address: str | None = None) -> Any:
         import ray.tune  # noqa: PLC0415
     except ImportError as error:
         raise MissingPackage(f"Ray Tune is not installed: {error}. Remedy: pip install 'nestgrad-lab[ray]'.") from error
+    return ray
+
+
+def load_ray(address: str | None = None) -> Any:
+    """Ray, connected: to the address, else to RAY_ADDRESS, else to a cluster of this machine.
+
+    A process has one cluster; once connected it stays so. Raises MissingPackage where Ray is not installed.
+    """
+    ray = import_ray()
     if not ray.is_initialized():
         chosen = address or os.environ.get("RAY_ADDRESS") or LOCAL
         dashboard = False if chosen == LOCAL else None  # None: whatever that cluster has
