@@ -9,6 +9,7 @@ import pytest
 
 from nestgrad_lab.errors import CheckpointCorrupt, CheckpointFormat
 from nestgrad_lab.storage import checkpoints as module
+from nestgrad_lab.storage.atomic import watch_boundaries, write_atomically
 from nestgrad_lab.storage.checkpoints import Checkpoints
 
 FLIPS, CUTS = 1000, 500
@@ -124,3 +125,21 @@ class Evil:
 def test_hostile_manifests_are_refused(two, content):
     (two.folder / f"step-{20:09d}.json").write_bytes(content)
     assert two.newest().step == 10
+
+
+def test_files_have_the_users_permissions_and_an_error_leaves_the_old_one(tmp_path):
+    (tmp_path / "other").write_bytes(b"")
+    write_atomically(tmp_path / "file", b"old")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+    def fail(name):
+        if name == "rename":
+            raise OSError(28, "No space left on device")
+
+    watch_boundaries(fail)
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            write_atomically(tmp_path / "file", b"new")
+    finally:
+        watch_boundaries(None)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old", "other": b""}

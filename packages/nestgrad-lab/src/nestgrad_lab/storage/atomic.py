@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,10 +23,9 @@ def watch_boundaries(watcher: Boundary | None) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """The content under this name: a temporary file beside it, fsync, rename, fsync of the folder."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    partial = Path(name)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with partial.open("xb") as file:  # with the user's own permissions, which tempfile would not give
             _boundary("write")
             file.write(content)
             file.flush()
