@@ -264,9 +264,9 @@ def _of_proximal_step(inner: ProximalGradient, place: Place, slope: Tensor) -> L
     return Linearization([weights], place.leaves, weights - moved, symmetric=False, kink=kink, group=place.group)
 
 
-def fresh_state(inner: Any, rule: Any, params: Any, opt_state: Any) -> Any:
+def fresh_state(rule: Any, params: Callable[[], Any], opt_state: Any) -> Any:
     """The optimizer state given, or that of `init`, cut off from every graph."""
-    state = rule.init(params) if opt_state is None else opt_state
+    state = rule.init(params()) if opt_state is None else opt_state
     return tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, state)
 
 
@@ -277,7 +277,7 @@ def is_carried(leaf: Any) -> bool:
 
 def _of_update(inner: WeightUpdate, place: Place, slope: Tensor, opt_state: Any) -> Linearization:
     rule, weights = functional_optimizer(inner, place.hparams), place.weights
-    state = fresh_state(inner, rule, place.shape(weights.detach()), opt_state)
+    state = fresh_state(rule, lambda: place.shape(weights.detach()), opt_state)
     if inner.carry == "weights_and_state":
         return _of_whole_step(rule, place, slope, state)
     in_one = rule.flat_state(state) if hasattr(rule, "flat_state") else None

@@ -84,7 +84,7 @@ class Steps:
             return Moment(weights, None, buffers)
         with torch.no_grad():
             rule = functional_optimizer(self.inner, tree.map(torch.detach, values))
-            state = fresh_state(self.inner, rule, self.point.plain(weights), opt_state)
+            state = fresh_state(rule, lambda: self.point.plain(weights), opt_state)
         return Moment(weights, state, buffers)
 
     def __call__(self, at: Moment, values: Any, batch: Any) -> Moment:

@@ -53,15 +53,18 @@ def test_the_outer_optimizer_is_carried_as_one_that_persists(outer_optimizer):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("settings", [{}, {"lr": 0.05}, {"lr": 1, "betas": (0.5, 0.99), "eps": 1e-3}], ids=str)
 def test_a_step_of_adam_without_an_optimizer_has_its_bits(settings, dtype):
-    leaf = torch.randn(3, 5, dtype=dtype).requires_grad_()
-    optimizer, step = torch.optim.Adam([leaf], **settings), formula(partial(torch.optim.Adam, **settings))
-    moved = leaf.detach().clone()
-    kept = step.start(moved)
+    leaves = [torch.randn(shape, dtype=dtype).requires_grad_() for shape in ((3, 5), ())]
+    optimizer, step = torch.optim.Adam(leaves, **settings), formula(partial(torch.optim.Adam, **settings))
+    moved = [leaf.detach().clone() for leaf in leaves]
+    kept = [step.start(leaf) for leaf in moved]
     for exponent in range(50):
-        leaf.grad = 10.0 ** (exponent % 7 - 3) * torch.randn(3, 5, dtype=dtype)
+        for leaf in leaves:
+            leaf.grad = 10.0 ** (exponent % 7 - 3) * torch.randn(leaf.shape, dtype=dtype)
         optimizer.step()
-        moved, kept = step.read(moved, leaf.grad, kept)
-        there = optimizer.state[leaf]
-        assert torch.equal(moved, leaf)
-        assert there.keys() == kept.keys()
-        assert all(torch.equal(there[name], kept[name]) and there[name].dtype is kept[name].dtype for name in kept)
+        moved, kept = step.read(moved, [leaf.grad for leaf in leaves], kept)
+        for leaf, here, entry in zip(leaves, moved, kept, strict=True):
+            there = optimizer.state[leaf]
+            assert torch.equal(here, leaf)
+            assert there.keys() == entry.keys()
+            assert all(torch.equal(there[name], entry[name]) for name in entry)
+            assert all(there[name].dtype is entry[name].dtype for name in entry)

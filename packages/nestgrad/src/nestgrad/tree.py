@@ -5,7 +5,6 @@ Trees are matched by key, never by position, so two dicts with the same keys in 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -52,18 +51,25 @@ def unflatten(like: Any, flat: Iterable[Any]) -> Any:
     return _rebuild(like, iter(flat))
 
 
-@functools.cache
-def _kind(cls: type[Any]) -> str:
+class _Kinds(dict[type[Any], str]):
     """What a type is to a tree; remembered, since asking an abstract class costs more than the rest of the walk."""
-    if issubclass(cls, Mapping):
-        return "mapping"
-    if issubclass(cls, (list, tuple)):
-        return "sequence"
-    return "none" if cls is type(None) else "leaf"
+
+    def __missing__(self, cls: type[Any]) -> str:
+        if issubclass(cls, Mapping):
+            kind = "mapping"
+        elif issubclass(cls, (list, tuple)):
+            kind = "sequence"
+        else:
+            kind = "none" if cls is type(None) else "leaf"
+        self[cls] = kind
+        return kind
+
+
+_KINDS = _Kinds()
 
 
 def _walk(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    kind = _kind(tree.__class__)
+    kind = _KINDS[tree.__class__]
     if kind == "leaf":
         yield prefix, tree
     elif kind != "none":
@@ -72,17 +78,20 @@ def _walk(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _collect(tree: Any, found: list[Any]) -> None:
-    kind = _kind(tree.__class__)
+    kind = _KINDS[tree.__class__]
     if kind == "leaf":
         found.append(tree)
     elif kind != "none":
         for child in tree.values() if kind == "mapping" else tree:
-            _collect(child, found)
+            if _KINDS[child.__class__] == "leaf":  # here too: most children are leaves, and a call costs more than this
+                found.append(child)
+            else:
+                _collect(child, found)
 
 
 def _collect_like(like: Any, other: Any, found: list[Any]) -> None:
-    kind = _kind(like.__class__)
-    if kind != _kind(other.__class__):
+    kind = _KINDS[like.__class__]
+    if kind != _KINDS[other.__class__]:
         raise TypeError
     if kind == "leaf":
         found.append(other)
@@ -90,7 +99,11 @@ def _collect_like(like: Any, other: Any, found: list[Any]) -> None:
         if len(like) != len(other):
             raise KeyError
         for key in like if kind == "mapping" else range(len(like)):
-            _collect_like(like[key], other[key], found)
+            child, match = like[key], other[key]
+            if _KINDS[child.__class__] == _KINDS[match.__class__] == "leaf":
+                found.append(match)
+            else:
+                _collect_like(child, match, found)
 
 
 def _mismatch(like: Any, other: Any) -> InvalidInput:
@@ -103,14 +116,15 @@ def _mismatch(like: Any, other: Any) -> InvalidInput:
 
 
 def _rebuild(like: Any, flat: Iterator[Any]) -> Any:
-    kind = _kind(like.__class__)
+    kind = _KINDS[like.__class__]
     if kind == "leaf":
         return next(flat)
     if kind == "none":
         return None
+    children = like.values() if kind == "mapping" else like
+    values = [next(flat) if _KINDS[child.__class__] == "leaf" else _rebuild(child, flat) for child in children]
     if kind == "mapping":
-        return {key: _rebuild(like[key], flat) for key in like}
-    values = [_rebuild(child, flat) for child in like]
+        return dict(zip(like, values, strict=True))
     if isinstance(like, tuple):
         make: Any = like.__class__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         return make(*values) if hasattr(make, "_fields") else tuple(values)

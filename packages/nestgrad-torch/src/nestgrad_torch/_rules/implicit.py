@@ -27,7 +27,7 @@ from nestgrad_torch._rules._call import METHODS, Call
 from nestgrad_torch._rules._findings import Findings, Report
 from nestgrad_torch._second_order import require_twice_differentiable
 from nestgrad_torch._solvers import SOLVERS, Deferred, Ending, Solve, System
-from nestgrad_torch._tree import flat
+from nestgrad_torch._tree import flat, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +80,32 @@ def implicit(
 
     outer_params is the graph leaf at which the outer loss was taken: that of `point`, or the next weights.
     """
-    loss, rhs, direct = outer_slopes(point, outer_loss, outer_params)
+    loss, rhs, slopes = outer_slopes(point, outer_loss, outer_params)
     solve, norm, scale = _scaled_solve(spec, adjoint_system(point), rhs, extras)
     pulled = point.hparam_product(solve.solution)
-    require_connected(hparams, [a is not None or b is not None for a, b in zip(direct, pulled, strict=True)])
-    indirect = [torch.zeros_like(h) if g is None else g * -scale for h, g in zip(point.hparams, pulled, strict=True)]
-    total = [i.clone() if d is None else d + i for d, i in zip(direct, indirect, strict=True)]
+    require_connected(hparams, [a is not None or b is not None for a, b in zip(slopes, pulled, strict=True)])
+    # All hyperparameters in one vector: a few operations then serve however many there are.
+    indirect, direct = _joined(pulled, point.hparams) * -scale, _joined(slopes, point.hparams)
+    total = direct + indirect
+    totals = split(total, point.hparams)
     figures, read = _figures(point, solve, norm, scale)
-    figures += [loss, vector_norm(flat(indirect)), *(vector_norm(part, 1) for part in total)]
+    figures += [loss, vector_norm(indirect), *(vector_norm(part, 1) for part in totals)]
     return Findings(
-        total=total,
-        direct=[torch.zeros_like(h) if d is None else d for h, d in zip(point.hparams, direct, strict=True)],
-        indirect=indirect,
+        total=totals,
+        direct=split(direct, point.hparams),
+        indirect=split(indirect, point.hparams),
         outer_loss=loss,
         figures=torch.stack(figures).detach(),
-        report=partial(_report, spec, extras.kink_tol, read, len(total)),
+        report=partial(_report, spec, extras.kink_tol, read, len(totals)),
         adjoint=None if extras.adjoint is None else extras.adjoint(scale * solve.solution),
     )
+
+
+def _joined(parts: list[Tensor | None], like: list[Tensor]) -> Tensor:
+    """The parts in one vector, with zeros for those that are not there."""
+    if all(part is None for part in parts):
+        return like[0].new_zeros(sum(x.numel() for x in like))
+    return flat([torch.zeros_like(x) if part is None else part for part, x in zip(parts, like, strict=True)])
 
 
 def _report(spec: Implicit, kink_tol: float, read: _Reader, leaves: int, figures: list[float]) -> Report:
@@ -228,7 +237,10 @@ def _scaled_solve(
 
     Such a division is exact, and keeps every square from under- or overflowing.
     """
-    scale = power_of_two(vector_norm(rhs, math.inf))
+    size = vector_norm(rhs, math.inf)
+    scale = power_of_two(size)
+    if extras.start is not None:  # which would be infinite beside a right-hand side of zero
+        scale = torch.where(size == 0.0, 1.0, scale)
     unit = rhs / scale
     given = system(
         rhs=unit,
@@ -242,14 +254,15 @@ def _scaled_solve(
 
 
 def power_of_two(size: Tensor) -> Tensor:
-    """The largest power of two up to size, and at least the smallest normal number; 1 where size is 0 or not finite.
+    """The largest power of two up to size; the smallest normal number below it, the largest power where not finite.
 
     By its bits: a compiled program takes this again for every few entries that it divides, and a frexp there costs more
     than the rest.
     """
     bits, exponent = (torch.int32, 0x7F800000) if size.dtype == torch.float32 else (torch.int64, 0x7FF0000000000000)
-    power = (size.view(bits) & exponent).view(size.dtype).clamp(min=torch.finfo(size.dtype).tiny)
-    return torch.where((size > 0.0) & size.isfinite(), power, 1.0)
+    limits = torch.finfo(size.dtype)
+    largest = math.ldexp(1.0, math.frexp(limits.max)[1] - 1)
+    return (size.view(bits) & exponent).view(size.dtype).clamp(limits.tiny, largest)
 
 
 _Reader = Callable[[list[float], float], tuple[Status, Stats]]
@@ -261,17 +274,23 @@ def _figures(
 ) -> tuple[list[Tensor], _Reader]:
     """What the statistics need from the device, and how they are read."""
     figures = [vector_norm(point.residual), point.size(), vector_norm(solve.solution), scale, norm]
-    figures += [torch.full_like(norm, math.nan) if point.kink is None else point.kink.to(norm.dtype)]
+    kinked = point.kink is not None
+    figures += [] if point.kink is None else [point.kink.to(norm.dtype)]
     eps = torch.finfo(point.residual.dtype).eps
     if isinstance(solve, Deferred):
-        return [*figures, *solve.figures], partial(_read_figures, eps, solve.read)
-    return figures, partial(_read_figures, eps, solve)
+        return [*figures, *solve.figures], partial(_read_figures, eps, solve.read, kinked)
+    return figures, partial(_read_figures, eps, solve, kinked)
 
 
 def _read_figures(
-    eps: float, solver: Solve | Callable[[list[float]], Ending], figures: list[float], indirect_norm: float
+    eps: float,
+    solver: Solve | Callable[[list[float]], Ending],
+    kinked: bool,
+    figures: list[float],
+    indirect_norm: float,
 ) -> tuple[Status, Stats]:
-    optimality, params_norm, adjoint_norm, scale, norm, kink, *own = figures
+    optimality, params_norm, adjoint_norm, scale, norm, *own = figures
+    kink = own.pop(0) if kinked else math.nan
     solve = solver if isinstance(solver, Solve) else solver(own)
     stats = Stats(
         residual_norm=solve.residual_norm * scale,
@@ -305,6 +324,8 @@ def _overall(spec: Implicit, kink_tol: float, solver: Status, stats: Stats, *, f
 
 def require_connected(hparams: Any, connected: list[bool]) -> None:
     """Raise DisconnectedHyperparameter for the first hyperparameter that reaches neither F nor the outer loss."""
+    if all(connected):
+        return
     for name, there in zip(tree.named_leaves(hparams), connected, strict=True):
         if not there:
             raise DisconnectedHyperparameter(

@@ -42,7 +42,7 @@ def _pulled_back(call: Call, losses: Losses, g: Tensor, slope: Tensor) -> tuple[
     inner, point = call.problem.inner, call.point
     params = point.plain(losses.weights)
     rule = functional_optimizer(inner, losses.place.hparams)
-    state = fresh_state(inner, rule, params, call.opt_state)
+    state = fresh_state(rule, lambda: params, call.opt_state)
     leaf = g.detach().requires_grad_()
     updates, _ = rule.update(point.plain(leaf), state, params)
     u = -flat(tree.matched(params, updates)[0])

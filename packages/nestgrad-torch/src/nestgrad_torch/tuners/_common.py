@@ -161,8 +161,8 @@ class Tuner:
         step, leaves = formula(outer_optimizer), tree.leaves(state["hparams"])
         if isinstance(step, AdamStep) and all(leaf.device.type == "cpu" for leaf in leaves):
             entries = started(step, leaves, state["outer_opt_state"])
-            rows = [step.read(*row) for row in zip(leaves, grads, entries, strict=True)]
-            return self._clipped(state["hparams"], [leaf for leaf, _ in rows]), [kept for _, kept in rows]
+            moved, kept = step.read(leaves, grads, entries)
+            return self._clipped(state["hparams"], moved), kept
         leaves = [leaf.clone().requires_grad_() for leaf in tree.leaves(state["hparams"])]
         optimizer = outer_optimizer(leaves)
         for leaf, grad, kept in zip(leaves, grads, state["outer_opt_state"], strict=True):
@@ -178,17 +178,11 @@ class Tuner:
 
 
 @torch.no_grad()
-def advanced(update: WeightUpdate, point: Params, grads: list[Tensor], state: Any, settings: Any) -> tuple[Any, Any]:
-    """(params, opt_state) after the weight step: the same arithmetic whether or not a hyper step follows.
-
-    settings: the values without a graph, lest a rule that keeps them in its state keep the graph too.
-    """
-    rule = functional_optimizer(update, settings)
-    return stepped(rule, tree.unflatten(point.tree, grads), state["opt_state"], state["params"])
-
-
 def stepped(rule: Any, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
-    """(params, opt_state) after a rule's step, in torch.optim's own rounding where it has one."""
+    """(params, opt_state) after a rule's step, in torch.optim's own rounding where it has one.
+
+    The rule is that of values without a graph, lest one that keeps them in its state keep the graph too.
+    """
     if hasattr(rule, "step"):
         return rule.step(grads, opt_state, params)
     updates, opt_state = rule.update(grads, opt_state, params)

@@ -53,16 +53,20 @@ class ManyRunsWork:
         return inner
 
     def train(
-        self, point: Params, state: Any, settings: Any, batch: Any, *, audit: bool
-    ) -> tuple[dict[str, Any], Tensor]:
-        """(the state after a training step, the losses before it)."""
-        weights = point.fresh()
-        losses = self._inner(point.view(weights), settings, batch)
-        if audit:
-            require_twice_differentiable(losses, None)
-        grads = _gradient(losses, weights)
-        params, opt_state = self._stepped(tree.unflatten(point.tree, grads), state, settings)
-        return {**state, "params": params, "opt_state": opt_state}, losses.detach()
+        self, point: Params, state: Any, settings: Any, batches: Sequence[Any], *, audit: bool
+    ) -> tuple[dict[str, Any], list[Tensor]]:
+        """(the state after a training step on each batch, the losses before them)."""
+        seen: list[Tensor] = []
+        for batch in batches:
+            weights = point.fresh()
+            losses = self._inner(point.view(weights), settings, batch)
+            if audit and not seen:
+                require_twice_differentiable(losses, None)
+            grads = _gradient(losses, weights)
+            params, opt_state = self._stepped(tree.unflatten(point.tree, grads), state, settings)
+            state, point = {**state, "params": params, "opt_state": opt_state}, point.holding(params, point.buffers)
+            seen.append(losses.detach())
+        return state, seen
 
     def tune(
         self,

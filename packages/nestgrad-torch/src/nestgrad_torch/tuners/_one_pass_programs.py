@@ -78,19 +78,19 @@ class BlockPrograms:
             return Program(title, steps, leaves)
 
     def _steps(self, work: Work, empty: Params, given: dict[str, Any], *, tuned: bool) -> Any:
-        batches, losses, found = given["inner_batches"], [], None
+        batches, losses, found = given["inner_batches"], list[Tensor](), None
         state = {name: given[name] for name in (*_CARRIED, "hparams")}
         with torch.no_grad():
             settings = work.natural(state["hparams"])
-        for batch in batches[: len(batches) - tuned]:
+        plain = batches[: len(batches) - tuned]
+        if plain:
             point = empty.holding(state["params"], state["buffers"])
-            state, loss = work.train(point, state, settings, batch, audit=True)
-            losses.append(loss)
+            state, losses = work.train(point, state, settings, plain, audit=True)
         moved: dict[str, Any] = {}
         if tuned:
             point = empty.holding(state["params"], state["buffers"])
             state, loss, (findings,) = work.tune(point, state, batches[-1], given["outer_batch"], audit=True)
-            losses.append(loss)
+            losses = [*losses, loss]
             found = findings.tensors(), [findings.report]
             moved = self._moved(state["hparams"], findings.total, given.get("outer_opt_state"))
         return {**{name: state[name] for name in _CARRIED}, **moved}, torch.stack(losses), found

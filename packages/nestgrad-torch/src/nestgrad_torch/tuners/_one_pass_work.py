@@ -14,6 +14,7 @@ from nestgrad import BilevelProblem, Implicit, Unrolled, WeightUpdate, tree
 from nestgrad_torch._derivatives import (
     Linearization,
     Place,
+    functional_optimizer,
     gradient,
     gradient_with_graph,
     linearize,
@@ -25,7 +26,7 @@ from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._rules.implicit import PLAIN, Extras, implicit
 from nestgrad_torch._second_order import require_twice_differentiable, second_order
 from nestgrad_torch._tree import Params, split
-from nestgrad_torch.tuners._common import advanced
+from nestgrad_torch.tuners._common import stepped
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,10 @@ class Work:
         return inner
 
     def train(
-        self, point: Params, state: Any, settings: Any, batch: Any, *, audit: bool
-    ) -> tuple[dict[str, Any], Tensor]:
-        """(the state after a training step, the loss before it)."""
-        return trained(self.update, point, state, settings, batch, audit=audit)
+        self, point: Params, state: Any, settings: Any, batches: Sequence[Any], *, audit: bool
+    ) -> tuple[dict[str, Any], list[Tensor]]:
+        """(the state after a training step on each batch, the losses before them)."""
+        return trained(self.update, point, state, settings, batches, audit=audit)
 
     def tune(
         self,
@@ -79,7 +80,8 @@ class Work:
                 slope = point.group.share(gradient_with_graph(loss, weights))
             settings = tree.map(torch.detach, values)
             grads = split(slope.detach(), point.leaves)
-            params, opt_state = advanced(self.update, point, grads, state, settings)
+            rule = functional_optimizer(self.update, settings)
+            params, opt_state = stepped(rule, tree.unflatten(point.tree, grads), state["opt_state"], state["params"])
             linear = linearize(
                 self.update,
                 Place(point.shape, point.plain, weights, values, leaves, group=point.group),
@@ -108,12 +110,17 @@ class Work:
 
 
 def trained(
-    update: WeightUpdate, point: Params, state: Any, settings: Any, batch: Any, *, audit: bool
-) -> tuple[dict[str, Any], Tensor]:
-    """(the state after a training step, the loss before it)."""
-    buffers, weights = point.fresh_buffers(), point.fresh()
-    loss = scalar_loss(update.loss, "inner loss", point.view(weights, buffers), settings, batch)
-    with recomputation_refused(point.module) if audit else contextlib.nullcontext():
-        value, *grads = point.group.mean([loss.detach(), *gradient(loss, weights)])
-    params, opt_state = advanced(update, point, grads, state, settings)
-    return {**state, "params": params, "opt_state": opt_state, "buffers": buffers}, value
+    update: WeightUpdate, point: Params, state: Any, settings: Any, batches: Sequence[Any], *, audit: bool
+) -> tuple[dict[str, Any], list[Tensor]]:
+    """(the state after a training step on each batch, the losses before them); settings: the values without a graph."""
+    rule, losses = functional_optimizer(update, settings), list[Tensor]()
+    params, opt_state = state["params"], state["opt_state"]
+    for batch in batches:
+        buffers, weights = point.fresh_buffers(), point.fresh()
+        loss = scalar_loss(update.loss, "inner loss", point.view(weights, buffers), settings, batch)
+        with recomputation_refused(point.module) if audit and not losses else contextlib.nullcontext():
+            value, *grads = point.group.mean([loss.detach(), *gradient(loss, weights)])
+        params, opt_state = stepped(rule, tree.unflatten(point.tree, grads), opt_state, params)
+        point = point.holding(params, buffers)
+        losses.append(value)
+    return {**state, "params": params, "opt_state": opt_state, "buffers": point.buffers}, losses

@@ -4,6 +4,9 @@ A formula has no host reads, so it can be part of a program, and it takes a tent
 `AdamStep.read` is for steps outside of programs.
 """
 
+# ruff: noqa: SLF001  (torch._foreach_*, by which torch.optim itself steps, have no public names)
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import functools
@@ -43,15 +46,20 @@ class AdamStep:
         moved = leaf - rate * (mean / (square.sqrt() / root + self.eps))
         return moved, {"step": count, "exp_avg": mean, "exp_avg_sq": square}
 
-    def read(self, leaf: Tensor, grad: Tensor, kept: Kept) -> tuple[Tensor, Kept]:
-        """The same with torch.optim's own operations on the CPU, bit for bit; the count is read."""
-        (b1, b2), count = self.betas, kept["step"] + 1
-        steps = count.item()
-        mean = torch.lerp(kept["exp_avg"], grad, 1 - b1)
-        square = torch.addcmul(kept["exp_avg_sq"] * b2, grad, grad, value=1 - b2)
-        root = square.sqrt() / (1 - b2**steps) ** 0.5 + self.eps
-        moved = torch.addcdiv(leaf, mean, root, value=-self.lr / (1 - b1**steps))
-        return moved, {"step": count, "exp_avg": mean, "exp_avg_sq": square}
+    def read(self, leaves: list[Tensor], grads: list[Tensor], kept: list[Kept]) -> tuple[list[Tensor], list[Kept]]:
+        """The same for all leaves, with torch.optim's own operations on the CPU, bit for bit; the counts are read."""
+        b1, b2 = self.betas
+        counts = [entry["step"] + 1 for entry in kept]
+        steps = [count.item() for count in counts]
+        means = torch._foreach_lerp([entry["exp_avg"] for entry in kept], grads, 1 - b1)
+        squares = torch._foreach_mul([entry["exp_avg_sq"] for entry in kept], b2)
+        torch._foreach_addcmul_(squares, grads, grads, value=1 - b2)
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_div_(roots, [(1 - b2**step) ** 0.5 for step in steps])
+        torch._foreach_add_(roots, self.eps)
+        moved = torch._foreach_addcdiv(leaves, means, roots, [-self.lr / (1 - b1**step) for step in steps])
+        rows = zip(counts, means, squares, strict=True)
+        return list(moved), [{"step": n, "exp_avg": mean, "exp_avg_sq": square} for n, mean, square in rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,9 +46,9 @@ class Fixed(Tuner):
         if first:
             check_matching(point, hparams=state["hparams"], inner_batch=inner_batch)
         values, nothing = self._recall.about(state["hparams"])
-        after, loss = trained(self._update, point, state, values, inner_batch, audit=first)
+        after, losses = trained(self._update, point, state, values, [inner_batch], audit=first)
         after["step"] = state["step"] + 1
-        return after, OnePassInfo(inner_loss=loss, tuned=False, hypergradient=nothing, hparams=values)
+        return after, OnePassInfo(inner_loss=losses[0], tuned=False, hypergradient=nothing, hparams=values)
 
 
 class RandomMultiplier(Fixed):

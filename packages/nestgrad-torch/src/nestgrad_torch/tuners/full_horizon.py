@@ -48,8 +48,8 @@ class FullHorizon(OnePass):
         buffers = {"initial_buffers": state["buffers"]} if state["buffers"] else {}
         return cast("FullHorizonState", {**state, "initial": state["params"], **buffers})
 
-    def _advanced(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> Any:
-        return super()._advanced(self.begun(state), inner_batch, outer_batch)
+    def _advanced(self, state: OnePassState, batches: list[Any], outer_batch: Any) -> Any:
+        return super()._advanced(self.begun(state), batches, outer_batch)
 
     @torch.no_grad()
     def begun(self, state: Any, fresh: Callable[[Any], Any] | None = None) -> Any:

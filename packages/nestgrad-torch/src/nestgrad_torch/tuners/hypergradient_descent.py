@@ -31,10 +31,10 @@ from nestgrad_torch._steps import Draws
 from nestgrad_torch._tree import Params, check_matching, flat
 from nestgrad_torch.tuners._common import (
     Tuner,
-    advanced,
     extremes,
     is_finite,
     require_alone,
+    stepped,
     total_norm,
     with_gradients,
 )
@@ -86,12 +86,9 @@ class HypergradientDescent(Tuner):
                 draws.again()
                 after["buffers"] = point.fresh_buffers()
                 _, grads, _ = self._gradient(point, after["buffers"], settings, inner_batch, first=False)
-        after["params"], after["opt_state"] = advanced(self._update, point, grads, state, settings)
-        after["previous"] = {
-            "params": state["params"],
-            "opt_state": state["opt_state"],
-            "grads": tree.unflatten(point.tree, grads),
-        }
+        slopes, rule = tree.unflatten(point.tree, grads), functional_optimizer(self._update, settings)
+        after["params"], after["opt_state"] = stepped(rule, slopes, state["opt_state"], state["params"])
+        after["previous"] = {"params": state["params"], "opt_state": state["opt_state"], "grads": slopes}
         info = OnePassInfo(inner_loss=loss, tuned=previous is not None, hypergradient=found, hparams=settings)
         return after, info
 

@@ -203,7 +203,8 @@ class ManyRuns:
             after["step"] = state["step"] + 1
             told = self._moved(state, after, findings)
         else:
-            after, losses = self._work.train(point, state, self.values(state), inner_batch, audit=not state["step"])
+            settings, audit = self.values(state), not state["step"]
+            after, (losses,) = self._work.train(point, state, settings, [inner_batch], audit=audit)
             after["step"], told = state["step"] + 1, None
         if window is not None:
             after["window"] = {} if tuned else window

@@ -128,55 +128,50 @@ class OnePass(Tuner):
         return with_gradients(self._run, state, list(inner_batches), outer_batch)
 
     def _step(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, OnePassInfo]:
-        reached, loss, tuned = self._advanced(state, inner_batch, outer_batch)
+        reached, (loss,), tuned = self._advanced(state, [inner_batch], outer_batch)
         settings, idle = self._recall.about(reached["hparams"])
         found, event = (idle, Event.NONE) if tuned is None else tuned
         info = OnePassInfo(inner_loss=loss, tuned=tuned is not None, hypergradient=found, hparams=settings, event=event)
         return reached, info
 
-    def _advanced(self, state: OnePassState, inner_batch: Any, outer_batch: Any) -> tuple[OnePassState, Tensor, _Tuned]:
-        """(the state after one step, the loss before it, the hypergradient and the event of a hyper step)."""
-        point, tuned = self._point(state), self._is_due(state)
-        self._check(point, state, inner_batch, outer_batch)
-        window = self._entered(point, state, inner_batch) if isinstance(self.method, Unrolled) else None
+    def _advanced(self, state: OnePassState, batches: list[Any], outer_batch: Any) -> tuple[OnePassState, Any, _Tuned]:
+        """(the state after a step on each of these batches, the losses before them, what a hyper step found and did).
+
+        As many batches as `_in_one` says, or the first.
+        """
+        point, tuned = self._point(state), self._until_due(state) == len(batches)
+        self._check(point, state, batches, outer_batch)
+        window = self._entered(point, state, batches[0]) if isinstance(self.method, Unrolled) else None
         at_the_step, findings = tuned and window is None, []
         if self._programs is not None and not (at_the_step and self.method is None):
-            after, losses, found = self._programs.run(point, state, [inner_batch], outer_batch, tuned=at_the_step)
-            loss, findings = losses[0], [found]
+            after, losses, found = self._programs.run(point, state, batches, outer_batch, tuned=at_the_step)
+            findings = [found]
         elif at_the_step:
             audit, methods = self._is_early(state), self._methods(state)
-            after, loss, findings = self._work.tune(
-                point, state, inner_batch, outer_batch, audit=audit, methods=methods
-            )
+            after, loss, findings = self._work.tune(point, state, batches[0], outer_batch, audit=audit, methods=methods)
+            losses = [loss]
         else:
             settings, _ = self._recall.about(state["hparams"])
-            after, loss = self._work.train(point, state, settings, inner_batch, audit=not state["step"])
-        reached: OnePassState = {**after, "step": state["step"] + 1}  # type: ignore[typeddict-item]
+            after, losses = self._work.train(point, state, settings, batches, audit=not state["step"])
+        reached: OnePassState = {**after, "step": state["step"] + len(batches)}  # type: ignore[typeddict-item]
         if window is not None:
             reached["window"] = {} if tuned else window
             findings = [self._along(point, state, window, outer_batch)] if tuned else []
         if tuned:
-            return reached, loss, self._ended(state, reached, findings)
+            return reached, losses, self._ended(state, reached, findings)
         if "chosen" in state:
-            reached["chosen"] = choosing.after_step(state["chosen"])
-        return reached, loss, None
+            reached["chosen"] = choosing.after_step(state["chosen"], len(batches))
+        return reached, losses, None
 
     def _run(self, state: OnePassState, inner_batches: list[Any], outer_batch: Any) -> tuple[OnePassState, OnePassRun]:
         losses: list[Tensor] = []
         found: list[tuple[HyperGradient, Event]] = []
-        in_blocks = self._programs is not None and isinstance(self.method, Implicit)
         while inner_batches:
-            count = 1 if self.every is None else self.every - state["step"] % self.every
-            block, inner_batches = inner_batches[:count], inner_batches[count:]
-            if in_blocks and len(block) == self.every and alike(block):
-                state, seen, tuned = self._block(state, block, outer_batch)
-                losses.append(seen)
-                found.append(tuned)
-                continue
-            for batch in block:
-                state, loss, tuned = self._advanced(state, batch, outer_batch)
-                losses.append(loss.reshape(1))
-                found += [] if tuned is None else [tuned]
+            count = self._in_one(state, inner_batches)
+            state, seen, tuned = self._advanced(state, inner_batches[:count], outer_batch)
+            inner_batches = inner_batches[count:]
+            losses.append(seen if isinstance(seen, Tensor) else torch.stack(seen))
+            found += [] if tuned is None else [tuned]
         joined = losses[0] if len(losses) == 1 else torch.cat(losses)
         seen = OnePassRun(
             inner_losses=joined,
@@ -186,32 +181,30 @@ class OnePass(Tuner):
         )
         return state, seen
 
-    def _block(
-        self, state: OnePassState, block: list[Any], outer_batch: Any
-    ) -> tuple[OnePassState, Tensor, tuple[HyperGradient, Event]]:
-        """`every` training steps, the last a hyper step, as one program."""
-        assert self._programs is not None  # noqa: S101
-        point = self._point(state)
-        self._check(point, state, block, outer_batch)
-        after, losses, findings = self._programs.run(point, state, block, outer_batch, tuned=True)
-        reached: OnePassState = {**after, "step": state["step"] + len(block)}  # type: ignore[typeddict-item]
-        return reached, losses, self._ended(state, reached, [findings])
+    def _in_one(self, state: OnePassState, batches: list[Any]) -> int:
+        """How many of a run's next batches are taken at once: those of a program, or all before a hyper step."""
+        left = self._until_due(state)
+        if self._programs is not None:
+            whole = isinstance(self.method, Implicit) and left == self.every and len(batches) >= left
+            return left if whole and alike(batches[:left]) else 1
+        return 1 if isinstance(self.method, Unrolled) else max(1, left - 1)
 
-    def _check(self, point: Params, state: OnePassState, inner_batch: Any, outer_batch: Any) -> None:
+    def _check(self, point: Params, state: OnePassState, batches: list[Any], outer_batch: Any) -> None:
         """Refuse, at a run's first steps, what does not match params."""
         if self._is_early(state):
-            check_matching(point, hparams=state["hparams"], inner_batch=inner_batch, outer_batch=outer_batch)
+            for batch in batches:
+                check_matching(point, hparams=state["hparams"], inner_batch=batch, outer_batch=outer_batch)
 
     def _is_early(self, state: OnePassState) -> bool:
         """Whether no hyper step was taken before."""
         return state["step"] < (self.every or choosing.interval(1, near=False))
 
-    def _is_due(self, state: OnePassState) -> bool:
-        """Whether a hyper step goes with the next training step."""
+    def _until_due(self, state: OnePassState) -> int:
+        """The training steps up to the next hyper step, at least 1."""
         if self.method is None:
             chosen = state["chosen"]  # type: ignore[typeddict-item]
-            return chosen["since"] + 1 == chosen["every"]
-        return (state["step"] + 1) % self.every == 0  # type: ignore[operator]
+            return chosen["every"] - chosen["since"]
+        return self.every - state["step"] % self.every  # type: ignore[operator]
 
     def _methods(self, state: OnePassState) -> tuple[Implicit, ...]:
         """By what to find the hypergradient of this hyper step, first; after it, what a probe compares it with."""

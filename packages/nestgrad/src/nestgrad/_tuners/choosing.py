@@ -94,9 +94,9 @@ def cosine(one: Sequence[float], other: Sequence[float]) -> float:
     return sum((x / lengths[0]) * (y / lengths[1]) for x, y in zip(one, other, strict=True))
 
 
-def after_step(chosen: Chosen) -> Chosen:
-    """The numbers after a training step without a hyper step."""
-    return {**chosen, "since": chosen["since"] + 1}
+def after_step(chosen: Chosen, count: int = 1) -> Chosen:
+    """The numbers after training steps without a hyper step."""
+    return {**chosen, "since": chosen["since"] + count}
 
 
 def after_hyper_step(chosen: Chosen) -> Chosen:
