@@ -16,7 +16,7 @@ needs_data = pytest.mark.skipif("NESTGRAD_DATA" not in os.environ, reason="NESTG
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("nestgrad_lab.data.uci.platformdirs.user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setattr("nestgrad_lab.data.public.platformdirs.user_cache_dir", lambda name: str(tmp_path / name))
     return tmp_path / "nestgrad" / "uci"
 
 

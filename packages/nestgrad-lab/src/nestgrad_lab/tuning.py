@@ -15,7 +15,7 @@ from nestgrad import Status
 from nestgrad_lab.batches import Segment, distinct_lengths, segment_lengths
 from nestgrad_lab.data import load
 from nestgrad_lab.engines import Engine, Plan, backend_named, engine_for
-from nestgrad_lab.errors import TrainingDiverged
+from nestgrad_lab.errors import OptionError, TrainingDiverged
 from nestgrad_lab.hyperparameters import spaces
 from nestgrad_lab.methods import method_named
 from nestgrad_lab.models import draw_weights, validation_loss
@@ -70,6 +70,11 @@ def _prepare(settings: Settings) -> Run:
     backend, module = backend_named(settings.backend)
     method = method_named(settings.method, settings.lookback, backend, module)
     data = load(settings.data, target=settings.target, task=settings.task, drop=settings.drop, seed=settings.seed)
+    if data.words:
+        raise OptionError(
+            f"--data {data.name}: a text, limit: rows of numbers, as the network has no embedding. "
+            "Remedy: nestgrad experiment lstm, or other data."
+        )
     weights = draw_weights(len(data.features), settings.hidden, data.outputs, settings.dtype, [settings.seed, 3])
     plan = Plan(
         task=data.task,

@@ -6,6 +6,7 @@ import pytest
 from nestgrad_lab.experiments.algorithms import ALGORITHMS
 from nestgrad_lab.experiments.draws import draw_starts
 from nestgrad_lab.experiments.rows import Rows
+from nestgrad_lab.networks import Mlp
 
 NAMES = [name for name, one in ALGORITHMS.items() if not one.search and one.rule != "full-horizon"]
 HORIZON = '[[variant]]\nname = "whole"\nof = "Full-horizon"\nevery = 10\nlookback = 10\n'
@@ -46,7 +47,7 @@ def test_an_algorithm_moves_what_it_names_and_nothing_else(small, algorithm):
 
 def test_random_multiplies_the_learning_rate_by_the_starts_own_factor(small):
     rows = small(["Random (xLR)"], steps=30)
-    starts = draw_starts(range(2), 3, 6, 1, "float64", 0, "sgd")
+    starts = draw_starts(range(2), Mlp(3, 6, 1), "float64", 0, "sgd")
     ratio = rows["final_learning_rate"].astype(float) / rows["initial_learning_rate"].astype(float)
     np.testing.assert_allclose(ratio, [start.factor**3 for start in starts], rtol=1e-12)
 
@@ -68,8 +69,8 @@ def test_a_variant_changes_the_numbers(small, field, value):
 
 
 def test_starts_are_drawn_in_the_papers_ranges_and_do_not_depend_on_their_number():
-    many = draw_starts(range(300), 2, 3, 1, "float32", 0, "sgd")
-    adam = draw_starts(range(300), 2, 3, 1, "float32", 0, "adam")
+    many = draw_starts(range(300), Mlp(2, 3, 1), "float32", 0, "sgd")
+    adam = draw_starts(range(300), Mlp(2, 3, 1), "float32", 0, "adam")
     for starts, name, low, high, scale in [
         (many, "learning_rate", -6, -1, np.log10),
         (many, "weight_decay", -7, -2, np.log10),
@@ -86,7 +87,7 @@ def test_starts_are_drawn_in_the_papers_ranges_and_do_not_depend_on_their_number
     factors = np.array([start.factor for start in many])
     assert 0.95 < factors.min() < 0.955
     assert 1.005 < factors.max() < 1.01
-    later = draw_starts(range(1, 2), 2, 3, 1, "float32", 0, "sgd")[0]
+    later = draw_starts(range(1, 2), Mlp(2, 3, 1), "float32", 0, "sgd")[0]
     assert (later.number, later.values, later.factor) == (1, many[1].values, many[1].factor)
     for starts in (many, adam):
         np.testing.assert_array_equal(later.weights["hidden.weight"], starts[1].weights["hidden.weight"])

@@ -9,7 +9,8 @@ import pytest
 
 from nestgrad_lab.data.dataset import resplit
 from nestgrad_lab.errors import OptionError
-from nestgrad_lab.experiments.spec import FIGURES, find_experiment, parse, shipped
+from nestgrad_lab.experiments.entries import FIGURES
+from nestgrad_lab.experiments.spec import find_experiment, parse, shipped
 from nestgrad_lab.experiments.statistics import best_of, summarise
 
 GOOD = 'title = "t"\ndata = ["uci/energy"]\nalgorithms = ["Random"]\nstarts = 2\nsteps = 10\n'
@@ -37,6 +38,14 @@ def test_a_shipped_experiment_is_whole(name):
         (('"uci/energy"', '{name = "uci/energy", splits = 1}'), "unknown entry 'splits', .* Nearest: 'split'"),
         (("steps = 10", 'steps = 10\nfigures = ["curve"]'), "figure 'curve', limit: distribution"),
         (("steps = 10", 'steps = 10\ndtype = "half"'), "dtype 'half', limit: float32 or float64"),
+        (("steps = 10", 'steps = 10\nnetwork = "lstn"'), "network 'lstn', limit: mlp, .* Nearest: 'lstm'"),
+        (
+            ("steps = 10", 'steps = 10\nnetwork = "lstm"\nwidth = 2'),
+            "width = 2 with network 'lstm', limit: hidden, layers",
+        ),
+        (("steps = 10", 'steps = 10\nnetwork = "lstm"\nlayers = 0'), "layers = 0, limit: a whole number, at least 1"),
+        (("steps = 10", "steps = 10\nclip = 0.0"), "clip = 0.0, limit: a number above 0"),
+        (('"uci/energy"', '{name = "wikitext-2", window = 0}'), "window of wikitext-2 = 0, limit: a whole number"),
         (("steps = 10", "steps = 10\nstarts = 3"), "limit: TOML"),
         (("steps = 10", 'steps = 10\n[[variant]]\nname = "x"'), "no 'of'"),
         (

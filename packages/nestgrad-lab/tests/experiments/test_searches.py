@@ -64,8 +64,8 @@ def test_the_weights_that_count_are_those_with_the_lowest_validation_loss(cell, 
 
 
 @pytest.mark.parametrize("looks", [1, 3, 6], ids=["in a trial", "in a later one", "among guided ones"])
-def test_a_search_that_is_stopped_goes_on_to_the_same_numbers(cell, tmp_path, looks, monkeypatch):
-    monkeypatch.setattr("nestgrad_lab.experiments.cells.LOOKS", 7)
+def test_a_search_that_is_stopped_goes_on_to_the_same_numbers(cell, tmp_path, looks):
+    cell = dataclasses.replace(cell, experiment=cell.experiment.varied(looks=7))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run_cell(cell, whole, lambda steps: False)
     left = looks

@@ -20,6 +20,7 @@ from nestgrad_lab.data import load
 from nestgrad_lab.engines import backend_named
 from nestgrad_lab.errors import OptionError
 from nestgrad_lab.experiments.draws import draw_starts
+from nestgrad_lab.networks import Mlp
 from nestgrad_lab.progress import number
 from nestgrad_lab.settings import DTYPES, OUTER_LR, require_at_least
 from nestgrad_lab.tables import print_table
@@ -54,9 +55,12 @@ def measure(
     chosen, _ = backend_named(backend)
     first = importlib.import_module(f"nestgrad_lab.accuracy.{chosen}_bias").FirstHypergradients
     found = load(data)
+    if found.task != "regression":
+        raise OptionError(f"--data {data}: {found.task}, limit: regression. Remedy: name a UCI set.")
+    network = Mlp(len(found.features), HIDDEN, found.outputs)
     with one_thread():
         runner = first(found.train, found.valid, dtype, EVERY, LOOKBACK)
-        starts = draw_starts(range(draws), len(found.features), HIDDEN, 1, dtype, seed, "sgd")
+        starts = draw_starts(range(draws), network, dtype, seed, "sgd")
         rows = [runner(start) for start in starts]
     values = [start.values for start in starts]
     return {carry: _deviations(values, [(row["exact"], row[carry]) for row in rows]) for carry in ESTIMATORS}

@@ -19,7 +19,10 @@ MIN_ROWS = 10
 
 @dataclass(frozen=True)
 class Part:
-    """Normalised rows: x of shape (n, d); y of shape (n, 1) for regression, (n,) class numbers for classification."""
+    """Normalised rows: x of shape (n, d); y of shape (n, 1) for regression, (n,) class numbers for classification.
+
+    Of a text: word numbers, x of shape (n, window), and y, as many, the words that follow.
+    """
 
     x: Array
     y: Array
@@ -54,6 +57,11 @@ class Dataset:
     def outputs(self) -> int:
         """Outputs of a model for it: one per class, or one number."""
         return len(self.classes) or 1
+
+    @property
+    def words(self) -> bool:
+        """Whether it is a text: inputs are word numbers."""
+        return self.train.x.dtype.kind == "i"
 
     @property
     def merged(self) -> Part:
@@ -151,6 +159,18 @@ def resplit(data: Dataset, validation: float | None, seed: int) -> Dataset:
     order = np.random.default_rng([seed, 7]).permutation(rows) if seed else np.arange(rows)
     train, valid = (Part(both.x[some], both.y[some]) for some in np.split(order, [rows - held]))
     return replace(data, train=train, valid=valid)
+
+
+def thinned(data: Dataset, held: int | None) -> Dataset:
+    """The set with at most so many validation and so many test rows, evenly spaced among all; None for all of them."""
+
+    def some(part: Part) -> Part:
+        if held is None or held >= len(part):
+            return part
+        rows = np.arange(held) * len(part) // held
+        return Part(part.x[rows], part.y[rows])
+
+    return replace(data, valid=some(data.valid), test=some(data.test))
 
 
 def digest(*arrays: Array) -> str:

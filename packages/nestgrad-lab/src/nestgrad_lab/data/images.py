@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import os
-from pathlib import Path
 
 import numpy as np
 
 from nestgrad_lab.data.dataset import Array, Dataset, classification
-from nestgrad_lab.data.uci import VARIABLE, cache
+from nestgrad_lab.data.public import public_file
 from nestgrad_lab.errors import DataError
 
 FASHION_MNIST = "fashion-mnist"
@@ -44,37 +42,11 @@ def fashion_mnist() -> Dataset:
 def _read(name: str) -> Array:
     """The array of an idx file: two zeros, type 8 (bytes), the number of axes, their sizes, big-endian, the numbers."""
     try:
-        raw = gzip.decompress(_file(name).read_bytes())
+        raw = gzip.decompress(public_file(FASHION_MNIST, name, HOME, FILES[name]).read_bytes())
         axes = raw[3]
         shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", axes, 4))
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape)
     except (OSError, EOFError, IndexError, ValueError) as error:
         raise DataError(
             f"{FASHION_MNIST}, {name}: {error}, limit: the public file. Remedy: put a whole copy there."
-        ) from None
-
-
-def _file(name: str) -> Path:
-    """The file where it is at hand with the right hash, else downloaded into the cache."""
-    import pooch  # noqa: PLC0415  (requests, 0.2 s)
-
-    roots = [cache(), *([Path(os.environ[VARIABLE])] if os.environ.get(VARIABLE) else [])]
-    for root in roots:
-        path = root / FASHION_MNIST / name
-        if path.is_file():
-            found = pooch.file_hash(str(path), alg="sha256")
-            if found != FILES[name]:
-                raise DataError(
-                    f"{path}: SHA-256 {found[:12]}…, limit: {FILES[name][:12]}…. "
-                    "Remedy: remove it, or put the public file there."
-                )
-            return path
-    try:
-        return Path(
-            pooch.retrieve(HOME + name, known_hash=f"sha256:{FILES[name]}", fname=name, path=cache() / FASHION_MNIST)
-        )
-    except Exception as error:  # noqa: BLE001  (requests' many kinds, and pooch's own for another hash)
-        raise DataError(
-            f"{FASHION_MNIST}: {name} is in none of {len(roots)} places and {HOME + name} cannot be had: {error}. "
-            f"Remedy: put the four public files into {cache() / FASHION_MNIST}, or set {VARIABLE}."
         ) from None

@@ -8,17 +8,15 @@ What is read must have the known hash of its numbers, so that every machine trai
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from nestgrad_lab.data.dataset import Array, Dataset, digest, regression
+from nestgrad_lab.data.public import VARIABLE, roots
 from nestgrad_lab.errors import DataError
 
-VARIABLE = "NESTGRAD_DATA"
 FILES = ("data.csv", "clarke_order.txt")
 
 
@@ -70,14 +68,8 @@ def uci(name: str) -> Dataset:
     return regression(f"uci/{name}", rows[:, :-1], rows[:, -1], parts, features)
 
 
-def cache() -> Path:
-    """The user's cache folder of the lab."""
-    return Path(platformdirs.user_cache_dir("nestgrad"))
-
-
 def _folder(name: str) -> Path:
-    roots = [cache(), *([Path(os.environ[VARIABLE])] if os.environ.get(VARIABLE) else [])]
-    tried = [root / "uci" / name for root in roots]
+    tried = [root / "uci" / name for root in roots()]
     for folder in tried:
         if all((folder / file).is_file() for file in FILES):
             return folder

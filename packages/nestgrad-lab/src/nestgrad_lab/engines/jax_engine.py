@@ -145,9 +145,9 @@ def model_loss(task: Task, params: dict[str, JaxArray], hparams: Any, batch: dic
 
 
 def as_batch(part: Part, dtype: str) -> dict[str, JaxArray]:
-    """x in the dtype, and y in it too unless it holds class numbers."""
-    labels = part.y.dtype.kind == "i"
-    return {"x": jnp.asarray(part.x, dtype), "y": jnp.asarray(part.y, jnp.int32 if labels else dtype)}
+    """x and y in the dtype, but for class numbers and word numbers."""
+    both = {"x": part.x, "y": part.y}
+    return {name: jnp.asarray(a, jnp.int32 if a.dtype.kind == "i" else dtype) for name, a in both.items()}
 
 
 def as_numpy(params: dict[str, JaxArray]) -> Weights:

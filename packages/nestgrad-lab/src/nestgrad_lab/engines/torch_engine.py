@@ -153,12 +153,12 @@ def model_loss(task: Task, params: dict[str, Tensor], hparams: Any, batch: dict[
 
 
 def as_batch(part: Part, dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """x in the dtype, and y in it too unless it holds class numbers."""
-    y = torch.tensor(part.y, device=device)
-    return {
-        "x": torch.tensor(part.x, dtype=dtype, device=device),
-        "y": y.long() if part.y.dtype.kind == "i" else y.to(dtype),
-    }
+    """x and y in the dtype, but for class numbers and word numbers."""
+
+    def tensor(array: Array) -> Tensor:
+        return torch.tensor(array, dtype=torch.long if array.dtype.kind == "i" else dtype, device=device)
+
+    return {"x": tensor(part.x), "y": tensor(part.y)}
 
 
 def device_named(name: str) -> torch.device:

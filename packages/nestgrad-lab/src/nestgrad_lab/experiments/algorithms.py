@@ -47,6 +47,11 @@ class Algorithm:
         """The hyperparameters of its inner optimizer."""
         return SETTINGS[self.inner]
 
+    @property
+    def by_ray_tune(self) -> bool:
+        """Whether Ray Tune schedules its trials."""
+        return self.search in {"asha", "pbt"}
+
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "sgd": ("learning_rate", "momentum", "weight_decay"),

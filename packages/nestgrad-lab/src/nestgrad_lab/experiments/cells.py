@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 
 from nestgrad_lab.data import Dataset, load
-from nestgrad_lab.data.dataset import Array, resplit
+from nestgrad_lab.data.dataset import Array, resplit, thinned
 from nestgrad_lab.engines.engine import versions
 from nestgrad_lab.experiments.algorithms import Algorithm
 from nestgrad_lab.experiments.draws import draw_starts
-from nestgrad_lab.experiments.plan import Plan, Runs
+from nestgrad_lab.experiments.plan import Plan, Runs, final_losses
 from nestgrad_lab.experiments.rows import Rows
 from nestgrad_lab.experiments.spec import DataChoice, Experiment
 from nestgrad_lab.models import mean_loss, predict, test_score, validation_loss
-
-LOOKS = 400
-"""Losses are looked at about so often in a run, at the ends of intervals."""
+from nestgrad_lab.networks import Mlp, network_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +51,13 @@ class Cell:
     @property
     def stride(self) -> int:
         """The steps between two looks."""
-        return math.ceil(self.steps / LOOKS / self.rule.every) * self.rule.every
+        return math.ceil(self.steps / self.experiment.looks / self.rule.every) * self.rule.every
 
     def fingerprint(self) -> str:
         """SHA-256 of all that decides its numbers."""
         one = self.experiment
-        settings = (one.steps, one.batch, one.hidden, one.seed, one.dtype, one.backend, self.device, LOOKS)
+        network = (one.network, one.sizes, one.clip)
+        settings = (one.steps, one.batch, network, one.seed, one.dtype, one.backend, self.device, one.looks)
         return one.fingerprint(asdict(self.rule), asdict(self.data), settings, self.first, self.last, versions())
 
 
@@ -83,18 +82,12 @@ def plan_of(cell: Cell, data: Dataset) -> Plan:
     """What the backend is asked for."""
     one, rule = cell.experiment, cell.rule
     train = data.merged if rule.merged else data.train
-    starts = draw_starts(
-        range(cell.first, cell.last),
-        len(data.features),
-        one.hidden,
-        data.outputs,
-        one.dtype,
-        one.seed,
-        rule.inner,
-    )
+    network = network_for(one.network, one.sizes, data)
+    starts = draw_starts(range(cell.first, cell.last), network, one.dtype, one.seed, rule.inner)
     numbers = [start.number for start in starts]
     return Plan(
         algorithm=rule,
+        network=network,
         task=data.task,
         dtype=one.dtype,
         device=cell.device,
@@ -105,21 +98,35 @@ def plan_of(cell: Cell, data: Dataset) -> Plan:
         train_rows=Rows(len(train), one.batch, [one.seed, 4], numbers),
         valid_rows=Rows(len(data.valid), one.batch, [one.seed, 5], numbers),
         other_rows=Rows(len(train), one.batch, [one.seed, 6], numbers),
+        clip=one.clip,
     )
 
 
 def choose(choice: DataChoice) -> Dataset:
     """The data set in the split that is asked for."""
-    return resplit(load(choice.name), choice.validation, choice.split)
+    cut = {name: value for name in ("window", "vocabulary") if (value := getattr(choice, name)) is not None}
+    return thinned(resplit(load(choice.name, **cut), choice.validation, choice.split), choice.held)
 
 
 def ends_of(cell: Cell, data: Dataset, runs: Runs) -> dict[str, Array]:
-    """By start, in float64 from the last weights: validation loss, test loss, and test accuracy where there is one."""
-    weights = runs.weights()
+    """By start, from the last weights: validation loss, test loss, and test accuracy where there is one.
+
+    Of an MLP in float64 by NumPy, of other networks as the backend has them.
+    """
+    weights, numbers = runs.weights(), np.arange(cell.first, cell.last)
+    plan = plan_of(cell, data)
+    if not isinstance(plan.network, Mlp):
+        found = final_losses(cell.experiment.backend, plan, weights)
+        return {
+            "start": numbers,
+            "validation_loss": found["validation"],
+            "test_loss": found["test"],
+            "test_accuracy": found["accuracy"],
+        }
     own = [{name: value[k] for name, value in weights.items()} for k in range(cell.last - cell.first)]
     score = [test_score(data, one) for one in own]
     found = {
-        "start": np.arange(cell.first, cell.last),
+        "start": numbers,
         "validation_loss": np.array([validation_loss(data, one) for one in own]),
         "test_loss": np.array(score),
     }

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nestgrad_lab.engines import Inner
-from nestgrad_lab.models import Weights, draw_weights
+from nestgrad_lab.models import Weights
+from nestgrad_lab.networks import Network
 
 FACTOR = (0.95, 1.01)
 """The range of the factor that "Random (xLR)" multiplies the learning rate by."""
@@ -24,9 +25,7 @@ class Start:
     factor: float
 
 
-def draw_starts(
-    numbers: range, inputs: int, hidden: int, outputs: int, dtype: str, seed: int, inner: Inner
-) -> list[Start]:
+def draw_starts(numbers: range, network: Network, dtype: str, seed: int, inner: Inner) -> list[Start]:
     """Hyperparameters drawn for the inner optimizer, and weights of its own for each start, the same for every inner.
 
     log10 learning rate ~ U(-6, -1) and log10 weight decay ~ U(-7, -2); sgd: momentum ~ U(0, 1), as in the paper; adam:
@@ -39,7 +38,7 @@ def draw_starts(
         Start(
             k,
             draw(seed, k),
-            draw_weights(inputs, hidden, outputs, dtype, [seed, k, 1]),
+            network.draw(dtype, [seed, k, 1]),
             float(np.random.default_rng([seed, k, 3]).uniform(*FACTOR)),
         )
         for k in numbers

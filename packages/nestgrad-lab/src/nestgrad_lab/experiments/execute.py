@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nestgrad_lab.experiments.cells import Cell
-from nestgrad_lab.experiments.work import run_cell
+from nestgrad_lab.experiments.work import result_of, run_cell
 from nestgrad_lab.searches.cluster import load_ray
 from nestgrad_lab.storage.checkpoints import Checkpoints
 
@@ -62,11 +62,11 @@ def run_on_ray(work: Sequence[tuple[Cell, Path]], show: Show, stop: Stop, addres
     ray = load_ray(address)
     task = ray.remote(num_cpus=1, max_retries=3)(_finished_arrays)
     cells: dict[Any, tuple[Cell, Path]] = {}
-    searches = [pair for pair in work if pair[0].rule.search in {"asha", "pbt"}]  # Ray spreads their trials itself
+    searches = [pair for pair in work if pair[0].rule.by_ray_tune]  # Ray spreads their trials itself
     for cell, folder in work:
         if (cell, folder) in searches:
             continue
-        if (found := Checkpoints(folder).newest()) is not None and found.about["finished"]:
+        if result_of(cell, folder) is not None:
             show(cell.steps * (cell.last - cell.first))
         else:
             cells[task.remote(cell)] = (cell, folder)

@@ -16,11 +16,13 @@ from jax import lax
 import nestgrad_jax as ng
 from nestgrad_lab.data import Part
 from nestgrad_lab.data.dataset import Array
-from nestgrad_lab.engines.jax_engine import OPTIMIZERS, as_batch, device_named, model_loss, precision_and_device
+from nestgrad_lab.engines.jax_engine import OPTIMIZERS, as_batch, device_named, precision_and_device
 from nestgrad_lab.experiments.plan import DESCENT_RATE, Plan, Runs, Values, numbers_of, require_same
 from nestgrad_lab.experiments.rows import Rows
+from nestgrad_lab.experiments.tuners import tuner_for
 from nestgrad_lab.hyperparameters import RATE_RANGE
 from nestgrad_lab.models import Weights
+from nestgrad_lab.networks.jax_networks import accuracy, judged, loss_of
 
 
 class _Batches:
@@ -35,21 +37,44 @@ class _Batches:
         return self.all if rows is None else {name: values[rows] for name, values in self.all.items()}
 
 
-class _Runs:
-    """What all runs share: data, loss, precision, and how weights are judged. `state` is a tree of arrays."""
+class _Judge:
+    """What judges weights: data, loss and precision."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.step = plan, 0
+        self.loss = loss_of(plan.network, plan.task)
+        self._where = functools.partial(precision_and_device, plan.dtype, device_named(plan.device))
+        with self._where():
+            self.valid = _Batches(plan, plan.valid, plan.valid_rows)
+            self._test = as_batch(plan.test, plan.dtype)
+
+    def judged(self, params: dict[str, JaxArray]) -> dict[str, Array]:
+        network, task = self.plan.network, self.plan.task
+        with self._where():
+            held = {"validation": self.valid.all, "test": self._test}
+            return {part: np.asarray(judged(network, task, params, rows), np.float64) for part, rows in held.items()}
+
+    def final_losses(self, weights: Weights) -> dict[str, Array]:
+        network: Any = self.plan.network
+        with self._where():
+            params = self.put(weights)
+            right = np.asarray(accuracy(network, params, self._test), np.float64)
+        return {**self.judged(params), "accuracy": right}
+
+    def put(self, tree: Any) -> Any:
+        """The arrays in the plan's dtype."""
+        return jax.tree.map(lambda x: jnp.asarray(x, self.plan.dtype), tree)
+
+
+class _Runs(_Judge):
+    """What all runs share. `state` is a tree of arrays."""
 
     state: Any
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.step = plan, 0
-        self.loss = functools.partial(model_loss, plan.task)
-        self._where = functools.partial(precision_and_device, plan.dtype, device_named(plan.device))
+        super().__init__(plan)
         with self._where():
             self.train = _Batches(plan, plan.train, plan.train_rows)
-            self.valid = _Batches(plan, plan.valid, plan.valid_rows)
-            self._test = as_batch(plan.test, plan.dtype)
-            judge = jax.vmap(lambda params, batch: self.loss(params, None, batch), in_axes=(0, None))
-            self._judge = jax.jit(judge)
             self._begin()
 
     def _begin(self) -> None:
@@ -71,10 +96,7 @@ class _Runs:
         self.step += steps
 
     def losses(self) -> dict[str, Array]:
-        with self._where():
-            params = self._params()
-            found = {"validation": self._judge(params, self.valid.all), "test": self._judge(params, self._test)}
-            return {name: np.asarray(value, np.float64) for name, value in found.items()}
+        return self.judged(self._params())
 
     def values(self) -> Values:
         with self._where():
@@ -98,16 +120,27 @@ class _Runs:
     def _named(self, state: Any) -> dict[str, Array]:
         return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 
-    def put(self, tree: Any) -> Any:
-        """The arrays in the plan's dtype."""
-        return jax.tree.map(lambda x: jnp.asarray(x, self.plan.dtype), tree)
+    def tuner(self, k: int = 0) -> Any:
+        """The library's tuner for the plan's algorithm, beginning at the hyperparameters of run k."""
+        algorithm = self.plan.algorithm
+        outer = optax.adam(algorithm.outer_lr)
+        return tuner_for(ng, algorithm, self.loss, self.optimizer, self.plan.spaces(self.put, k), outer)
 
     def optimizer(self, hparams: Any) -> Any:
         """The inner optimizer; what is not tuned stays where it is, its derivative being zero."""
         held = {name: _held(value) for name, value in hparams.items() if name not in self.plan.algorithm.tuned}
+        values = {**hparams, **held}
         if self.plan.algorithm.per_weight:
-            return ng.optim.sgd(**{**hparams, **held})
-        return OPTIMIZERS[self.plan.algorithm.inner]({**hparams, **held})
+            return self.rule(values)
+        return self.clipped(OPTIMIZERS[self.plan.algorithm.inner](values))
+
+    def rule(self, values: Mapping[str, Any]) -> Any:
+        """The library's SGD with these settings, each a number or a tree."""
+        return self.clipped(ng.optim.sgd(**values))
+
+    def clipped(self, optimizer: Any) -> Any:
+        """The optimizer, given gradients no longer than the plan's largest."""
+        return optimizer if self.plan.clip is None else ng.optim.clipped(optimizer, self.plan.clip)
 
 
 class TunedRuns(_Runs):
@@ -116,7 +149,7 @@ class TunedRuns(_Runs):
     def _begin(self) -> None:
         plan = self.plan
         shared = plan.train_rows.size is None
-        self._many = ng.ManyRuns(_tuner(self), runs=len(plan.starts), shared_batches=shared)
+        self._many = ng.ManyRuns(self.tuner(), runs=len(plan.starts), shared_batches=shared)
         options = {"key": 0} if plan.algorithm.rule == "drift" else {}
         self.state = self._many.init(self.put(plan.weights), self.put(plan.natural), **options)
         if options:  # the factors of the starts, on the learning rate alone
@@ -142,16 +175,8 @@ class SelfChosenRuns(_Runs):
     """Runs of one-pass tuning that finds its look-back and interval by itself, one after the other."""
 
     def _begin(self) -> None:
-        plan = self.plan
-        self._tuner = _tuner(self)
-        natural, weights = self.put(plan.natural), self.put(plan.weights)
-        self.state = []
-        for k in range(len(plan.starts)):
-            own = {name: space.starting_at(float(natural[name][k])) for name, space in plan.spaces(self.put).items()}
-            tuner = ng.OnePass(
-                self._tuner.problem, hparams=own, outer_optimizer=self._tuner.outer_optimizer, throw=False
-            )
-            self.state.append(tuner.init({name: value[k] for name, value in weights.items()}))
+        self._tuner = self.tuner()
+        self.state = [self.tuner(k).init(self.put(start.weights)) for k, start in enumerate(self.plan.starts)]
 
     def _advance(self, steps: int) -> None:
         shared = self.plan.train_rows.size is None
@@ -188,7 +213,7 @@ class DescentRuns(_Runs):
         self._gradient = jax.vmap(
             jax.grad(lambda params, batch: self.loss(params, None, batch)), in_axes=(0, None if self._alone else 0)
         )
-        memory = jax.vmap(lambda own, start: ng.optim.sgd(**own).init(start))(natural, params)
+        memory = jax.vmap(lambda own, start: self.rule(own).init(start))(natural, params)
         self._fixed = {name: value for name, value in natural.items() if name != "learning_rate"}
         exponent = jnp.log10(natural["learning_rate"])
         self.state = {"params": params, "memory": memory, "exponent": exponent}
@@ -218,7 +243,7 @@ class DescentRuns(_Runs):
     def _moved(self, state: Any, grads: Any, other: Any) -> tuple[Any, Any]:
         """(the state after a step with these gradients, the gradients after it)."""
         own = {**self._fixed, "learning_rate": 10.0 ** state["exponent"]}
-        rule = jax.vmap(lambda own, grads, memory, params: ng.optim.sgd(**own).update(grads, memory, params))
+        rule = jax.vmap(lambda own, grads, memory, params: self.rule(own).update(grads, memory, params))
         updates, memory = rule(own, grads, state["memory"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         after = self._gradient(params, other)
@@ -237,28 +262,9 @@ def begin(plan: Plan) -> Runs:
     return kinds.get(plan.algorithm.rule, TunedRuns)(plan)
 
 
-def _tuner(runs: _Runs) -> Any:
-    """The library's tuner for the plan's algorithm."""
-    algorithm, spaces = runs.plan.algorithm, runs.plan.spaces(runs.put)
-    update = ng.WeightUpdate(runs.loss, runs.optimizer, algorithm.carry)
-    if algorithm.rule == "fixed":
-        return ng.Fixed(update, hparams=spaces)
-    if algorithm.rule == "drift":
-        return ng.RandomMultiplier(update, hparams=spaces, every=algorithm.every)
-    problem = ng.BilevelProblem(update, outer_loss=runs.loss)
-    options: dict[str, Any] = {
-        "hparams": spaces,
-        "outer_optimizer": optax.adam(algorithm.outer_lr),
-        "throw": False,
-    }
-    if algorithm.rule == "self-chosen":
-        return ng.OnePass(problem, **options)
-    if algorithm.rule == "full-horizon":
-        method = ng.Unrolled(num_steps=algorithm.lookback)
-        return ng.FullHorizon(problem, method=method, stale_state=algorithm.stale, **options)
-    series = ng.Implicit(solver=ng.Neumann(num_terms=algorithm.lookback, step_size=1.0))
-    method = series if algorithm.rule == "one-pass" else ng.Unrolled(num_steps=algorithm.lookback)
-    return ng.OnePass(problem, every=algorithm.every, method=method, **options)
+def final_losses(plan: Plan, weights: Weights) -> dict[str, Array]:
+    """See nestgrad_lab.experiments.plan.final_losses."""
+    return _Judge(plan).final_losses(weights)
 
 
 def _held(value: Any) -> Any:

@@ -17,6 +17,7 @@ from nestgrad_lab.experiments.draws import Start
 from nestgrad_lab.experiments.rows import Rows
 from nestgrad_lab.hyperparameters import SPACES
 from nestgrad_lab.models import Weights
+from nestgrad_lab.networks import Network
 
 DESCENT_RATE = 1e-3
 """The rate of "Baydin" in log10 of the learning rate, which is not in the paper but in its code."""
@@ -29,10 +30,12 @@ class Plan:
     """All that the runs need to know.
 
     train, valid, test: normalised rows. train_rows, valid_rows, other_rows: which of them a step sees; other_rows are
-    those of training rows that "Baydin" takes its second gradient on.
+    those of training rows that "Baydin" takes its second gradient on. clip: the largest norm of a run's gradient, a
+    longer one is shortened to it before the optimizer sees it; None for as it is.
     """
 
     algorithm: Algorithm
+    network: Network
     task: Task
     dtype: str
     device: str
@@ -43,6 +46,7 @@ class Plan:
     train_rows: Rows
     valid_rows: Rows
     other_rows: Rows
+    clip: float | None = None
 
     @property
     def natural(self) -> dict[str, Any]:
@@ -60,12 +64,12 @@ class Plan:
                 found[name] = values
         return found
 
-    def spaces(self, put: Callable[[Array], Any]) -> dict[str, Any]:
-        """Where each hyperparameter lives, shaped as one run's; put: makes an array of the backend's."""
+    def spaces(self, put: Callable[[Array], Any], k: int = 0) -> dict[str, Any]:
+        """Where each hyperparameter of run k lives and starts; put: makes an array of the backend's."""
         found: dict[str, Any] = {}
         for name in self.algorithm.settings:
             space: Space = SPACES[self.algorithm.inner][name].space
-            start = self.starts[0]
+            start = self.starts[k]
             if name in self.algorithm.per_weight:
                 own = {key: np.full(w.shape, start.values[name], self.dtype) for key, w in start.weights.items()}
                 found[name] = {key: space.starting_at(put(value)) for key, value in own.items()}
@@ -124,6 +128,14 @@ class ShiftableRuns(Runs, Protocol):
 def begin_runs(backend: str, plan: Plan) -> Runs:
     """The runs of a plan before their first step."""
     return importlib.import_module(f"nestgrad_lab.experiments.{backend}_runs").begin(plan)
+
+
+def final_losses(backend: str, plan: Plan, weights: Weights) -> dict[str, Array]:
+    """{"validation": loss, "test": loss, "accuracy": on test rows} of weights with a leading axis of runs: (runs,).
+
+    By the backend, in the plan's dtype, for networks other than the MLP.
+    """
+    return importlib.import_module(f"nestgrad_lab.experiments.{backend}_runs").final_losses(plan, weights)
 
 
 def geometric_mean(tree: Mapping[str, Array]) -> Array:

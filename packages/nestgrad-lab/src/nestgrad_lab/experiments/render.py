@@ -14,7 +14,7 @@ import pandas as pd
 
 from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.engines.engine import versions
-from nestgrad_lab.experiments.cells import LOOKS, Cell, rows_of
+from nestgrad_lab.experiments.cells import Cell, rows_of
 from nestgrad_lab.experiments.figures import Track, draw
 from nestgrad_lab.experiments.folder import ExperimentFolder
 from nestgrad_lab.experiments.spec import Experiment
@@ -52,7 +52,7 @@ def render(
 ) -> dict[tuple[str, str], Summary]:
     """Write all of it; the same results give the same bytes. The summaries come back."""
     summaries = summaries_of(experiment, results)
-    rows, said = table_rows(summaries), notes(experiment.resamples, f"at {LOOKS} looks on the way")
+    rows, said = table_rows(summaries), notes(experiment.resamples, f"at {experiment.looks} looks on the way")
     folder.write("results.csv", results_csv(results))
     folder.write("table.md", as_markdown(rows, said))
     folder.write("table.tex", as_latex(rows))
@@ -106,7 +106,8 @@ def _settings(experiment: Experiment) -> dict[str, str]:
         "starts": one.starts,
         "training steps": one.steps,
         "batch": one.batch or "all rows",
-        "hidden units": one.hidden,
+        "network": ", ".join([one.network, *(f"{name} {size}" for name, size in one.sizes.items())]),
+        "largest gradient norm": one.clip or "any",
         "seed": one.seed,
         "dtype": one.dtype,
         "backend": one.backend,

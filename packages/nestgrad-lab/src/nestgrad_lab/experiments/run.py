@@ -17,6 +17,7 @@ from nestgrad_lab.experiments.folder import ExperimentFolder
 from nestgrad_lab.experiments.render import finished_results, render
 from nestgrad_lab.experiments.spec import Experiment, find_experiment, shipped
 from nestgrad_lab.experiments.tables import on_screen, table_rows
+from nestgrad_lab.networks import network_for
 from nestgrad_lab.progress import display
 from nestgrad_lab.runs import ROOT, State
 from nestgrad_lab.searches.bayesian import import_bayes_opt
@@ -88,11 +89,11 @@ def _require_present(experiment: Experiment, ray: str | None) -> None:
     """Raise what tells of a backend, data or a package that is missing, before anything is written."""
     backend_named(experiment.backend)
     for data in experiment.data:
-        choose(data)
-    searches = {experiment.algorithm(one).search for one in experiment.algorithms}
-    if "bayesian" in searches:
+        network_for(experiment.network, experiment.sizes, choose(data))
+    rules = [experiment.algorithm(one) for one in experiment.algorithms]
+    if any(rule.search == "bayesian" for rule in rules):
         import_bayes_opt()
-    if ray is not None or searches & {"asha", "pbt"}:
+    if ray is not None or any(rule.by_ray_tune for rule in rules):
         import_ray()
 
 

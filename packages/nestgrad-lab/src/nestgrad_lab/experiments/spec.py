@@ -4,6 +4,8 @@
 title = "Table 1 of Clarke et al. 2022, UCI Energy"
 data = ["uci/energy"]                      # or tables: {name = "uci/energy", validation = 0.25, split = 1}
 algorithms = ["Random", "Ours WD+LR+M"]
+network = "mlp"                            # or "lstm", "resnet-18"; with sizes of its own
+hidden = 50
 starts = 64
 steps = 4000
 figures = ["distribution", "curves"]
@@ -22,7 +24,6 @@ lookback = [1, 2, 5, 10]
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.resources
 import json
@@ -35,10 +36,8 @@ from typing import Any, get_args
 from nestgrad_lab.engines import CARRIES, Inner
 from nestgrad_lab.errors import OptionError
 from nestgrad_lab.experiments.algorithms import ALGORITHMS, Algorithm, Rule, Search
-from nestgrad_lab.settings import DTYPES
-
-FIGURES = ("distribution", "curves", "trajectories", "grid")
-"""What an experiment can draw: see nestgrad_lab.experiments.figures."""
+from nestgrad_lab.experiments.entries import nearest, require_usable
+from nestgrad_lab.networks import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +45,39 @@ class DataChoice:
     """A data set, in its own split or in another.
 
     validation: this share of the rows that are not test rows validates, instead of the set's own number. split: 0 for
-    the set's own order of training and validation rows, else the seed of another one; test rows stay.
+    the set's own order of training and validation rows, else the seed of another one; test rows stay. held: at most so
+    many validation and so many test rows, evenly spaced among all. Of a text, window: words in a row, and vocabulary:
+    words that are told apart.
     """
 
     name: str
     validation: float | None = None
     split: int = 0
+    held: int | None = None
+    window: int | None = None
+    vocabulary: int | None = None
 
     @property
     def title(self) -> str:
         """What tables call it."""
-        share = "" if self.validation is None else f", {self.validation:.0%} validation"
-        return f"{self.name}{share}{f', split {self.split}' if self.split else ''}"
+        told = {
+            f"{self.vocabulary} words": self.vocabulary is not None,
+            f"windows of {self.window}": self.window is not None,
+            f"{self.validation or 0.0:.0%} validation": self.validation is not None,
+            f"split {self.split}": self.split,
+            f"{self.held} held rows": self.held is not None,
+        }
+        return ", ".join([self.name, *(words for words, said in told.items() if said)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """What decides an experiment's numbers, and what is told of them.
 
-    batch: rows of a training and of a validation batch; None for all. hidden: units of the one hidden layer. block: so
-    many starts, at most, are trained at once. resamples: of the bootstrap.
+    batch: rows of a training and of a validation batch; None for all. network: what is trained; hidden, layers, width:
+    its sizes, None for those of the paper (see nestgrad_lab.networks). clip: the largest norm of a gradient. block: so
+    many starts, at most, are trained at once. looks: losses are looked at about so often in a run, at the ends of
+    intervals. resamples: of the bootstrap.
     """
 
     name: str
@@ -75,15 +87,26 @@ class Experiment:
     starts: int
     steps: int
     batch: int | None = None
-    hidden: int = 50
+    network: str = "mlp"
+    hidden: int | None = None
+    layers: int | None = None
+    width: int | None = None
+    clip: float | None = None
     seed: int = 0
     dtype: str = "float32"
     backend: str = "torch"
     block: int = 64
+    looks: int = 400
     resamples: int = 1000
     figures: tuple[str, ...] = ()
     note: str = ""
     variants: Mapping[str, Algorithm] = field(default_factory=dict[str, Algorithm])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of the network, each as given or as in the paper."""
+        given = {name: getattr(self, name) for name in SIZES[self.network]}
+        return {name: SIZES[self.network][name] if value is None else value for name, value in given.items()}
 
     def algorithm(self, name: str) -> Algorithm:
         """The algorithm of this name, the experiment's own or a common one."""
@@ -113,7 +136,7 @@ def find_experiment(name: str) -> Experiment:
         return parse(library[name].read_text(), name)
     if name.endswith(".toml") and Path(name).is_file():
         return parse(Path(name).read_text(), Path(name).stem)
-    near = _nearest(name, library)
+    near = nearest(name, library)
     raise OptionError(
         f"experiment {name!r}: no such file and not shipped, limit: {', '.join(library)}.{near} "
         "Remedy: name one of these, or a file that ends in .toml."
@@ -173,7 +196,7 @@ def _known(name: str, variants: Mapping[str, Algorithm], where: str) -> Algorith
         return found
     known = [*variants, *ALGORITHMS]
     raise OptionError(
-        f"experiment {where}: algorithm {name!r}, limit: {', '.join(known)}.{_nearest(name, known)} "
+        f"experiment {where}: algorithm {name!r}, limit: {', '.join(known)}.{nearest(name, known)} "
         "Remedy: name one of these, or a variant."
     )
 
@@ -206,49 +229,17 @@ def _require_known(raw: Mapping[str, Any], kind: Any, where: str) -> None:
     for name in raw:
         if name not in known:
             raise OptionError(
-                f"experiment {where}: unknown entry {name!r}, limit: {', '.join(known)}.{_nearest(name, known)} "
+                f"experiment {where}: unknown entry {name!r}, limit: {', '.join(known)}.{nearest(name, known)} "
                 "Remedy: mend its name, or leave it out."
             )
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f" Nearest: {near[0]!r}." if near else ""
-
-
 def _checked(experiment: Experiment) -> Experiment:
     """The experiment, once its numbers and names can be used."""
-    where = experiment.name
-    for entry in ("starts", "steps", "hidden", "block", "resamples"):
-        _require_whole(where, entry, getattr(experiment, entry), 1)
-    _require_whole(where, "seed", experiment.seed, 0)
-    if experiment.batch is not None:
-        _require_whole(where, "batch", experiment.batch, 1)
-    if not experiment.data or not experiment.algorithms:
-        raise OptionError(f"experiment {where}: 0 data sets or algorithms, limit: 1 of each. Remedy: name them.")
-    if experiment.dtype not in DTYPES:
-        raise OptionError(f"experiment {where}: dtype {experiment.dtype!r}, limit: {' or '.join(DTYPES)}. Remedy: one.")
-    for name in experiment.figures:
-        if name not in FIGURES:
-            raise OptionError(f"experiment {where}: figure {name!r}, limit: {', '.join(FIGURES)}. Remedy: name one.")
     for name in experiment.algorithms:
-        every = _known(name, experiment.variants, where).every
-        _require_whole(where, f"steps (with {name!r})", experiment.steps, every)
-    for one in experiment.data:
-        if one.validation is not None and not 0.0 < one.validation < 1.0:
-            raise OptionError(
-                f"experiment {where}: validation {one.validation!r} of {one.name}, limit: above 0 and below 1. "
-                "Remedy: 0.1."
-            )
+        _known(name, experiment.variants, experiment.name)
+    require_usable(experiment)
     return experiment
-
-
-def _require_whole(where: str, entry: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(
-            f"experiment {where}: {entry} = {value!r}, limit: a whole number, at least {least}. "
-            f"Remedy: {entry} = {least}."
-        )
 
 
 def _library() -> list[Any]:

@@ -13,11 +13,13 @@ from torch import Tensor
 import nestgrad_torch as ng
 from nestgrad_lab.data import Part
 from nestgrad_lab.data.dataset import Array
-from nestgrad_lab.engines.torch_engine import as_batch, device_named, model_loss
+from nestgrad_lab.engines.torch_engine import as_batch, device_named
 from nestgrad_lab.experiments.plan import DESCENT_RATE, Plan, Runs, Values, numbers_of
 from nestgrad_lab.experiments.rows import Rows
+from nestgrad_lab.experiments.tuners import tuner_for
 from nestgrad_lab.hyperparameters import RATE_RANGE
 from nestgrad_lab.models import Weights
+from nestgrad_lab.networks.torch_networks import accuracy, judged, loss_of
 
 
 class _Batches:
@@ -40,11 +42,10 @@ class _Common:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.step = plan, 0
-        self.loss = functools.partial(model_loss, plan.task)
+        self.loss = loss_of(plan.network, plan.task)
         self.train = _Batches(plan, plan.train, plan.train_rows)
         self.valid = _Batches(plan, plan.valid, plan.valid_rows)
         self._test = _Batches(plan, plan.test, plan.valid_rows).all
-        self._judge = torch.func.vmap(lambda params, batch: self.loss(params, None, batch), in_dims=(0, None))
 
     def put(self, tree: Any) -> Any:
         """The arrays as tensors of the plan's dtype on its device."""
@@ -53,15 +54,33 @@ class _Common:
         return torch.tensor(tree, dtype=getattr(torch, self.plan.dtype), device=device_named(self.plan.device))
 
     def judged(self, params: dict[str, Tensor]) -> dict[str, Array]:
-        with torch.no_grad():
-            found = {"validation": self._judge(params, self.valid.all), "test": self._judge(params, self._test)}
+        network, task = self.plan.network, self.plan.task
+        found = {part: judged(network, task, params, rows) for part, rows in self._held_rows()}
         return {name: _array(value).astype(np.float64) for name, value in found.items()}
+
+    def final_losses(self, params: dict[str, Tensor]) -> dict[str, Array]:
+        network: Any = self.plan.network
+        return {**self.judged(params), "accuracy": _array(accuracy(network, params, self._test)).astype(np.float64)}
+
+    def tuner(self, k: int = 0) -> Any:
+        """The library's tuner for the plan's algorithm, beginning at the hyperparameters of run k."""
+        algorithm = self.plan.algorithm
+        outer = functools.partial(torch.optim.Adam, lr=algorithm.outer_lr)
+        return tuner_for(ng, algorithm, self.loss, self.optimizer, self.plan.spaces(self.put, k), outer)
+
+    def _held_rows(self) -> list[tuple[str, dict[str, Tensor]]]:
+        return [("validation", self.valid.all), ("test", self._test)]
 
     def optimizer(self, hparams: Any) -> Any:
         """The inner optimizer; what is not tuned stays where it is, its derivative being zero."""
         held = {name: _held(value) for name, value in hparams.items() if name not in self.plan.algorithm.tuned}
+        return self.rule({**hparams, **held})
+
+    def rule(self, values: Mapping[str, Any]) -> Any:
+        """The inner optimizer with these settings."""
         rule = ng.optim.adamw if self.plan.algorithm.inner == "adam" else ng.optim.sgd
-        return rule(**{**hparams, **held})
+        found, clip = rule(**values), self.plan.clip
+        return found if clip is None else ng.optim.clipped(found, clip)
 
 
 class TunedRuns:
@@ -71,7 +90,7 @@ class TunedRuns:
         self._common = common = _Common(plan)
         runs = len(plan.starts)
         shared = plan.train_rows.size is None
-        self._many = ng.ManyRuns(_tuner(common, common.optimizer), runs=runs, shared_batches=shared)
+        self._many = ng.ManyRuns(common.tuner(), runs=runs, shared_batches=shared)
         options = {"key": 0} if plan.algorithm.rule == "drift" else {}
         self._state = self._many.init(common.put(plan.weights), common.put(plan.natural), **options)
         if plan.algorithm.rule == "drift":  # the factors of the starts, on the learning rate alone
@@ -114,19 +133,8 @@ class SelfChosenRuns:
 
     def __init__(self, plan: Plan) -> None:
         self._common = common = _Common(plan)
-        self._tuner = _tuner(common, common.optimizer)
-        self._states: list[Any] = []
-        natural, weights = common.put(plan.natural), common.put(plan.weights)
-        for k in range(len(plan.starts)):
-            tuner = ng.OnePass(
-                self._tuner.problem,
-                hparams={
-                    name: space.starting_at(float(natural[name][k])) for name, space in plan.spaces(common.put).items()
-                },
-                outer_optimizer=self._tuner.outer_optimizer,
-                throw=False,
-            )
-            self._states.append(tuner.init({name: value[k] for name, value in weights.items()}))
+        self._tuner = common.tuner()
+        self._states = [common.tuner(k).init(common.put(start.weights)) for k, start in enumerate(plan.starts)]
 
     def advance(self, steps: int) -> None:
         common = self._common
@@ -166,12 +174,12 @@ class DescentRuns:
         natural = common.put(plan.natural)
         self._fixed = {name: value for name, value in natural.items() if name != "learning_rate"}
         self._exponent = natural["learning_rate"].log10()
-        self._memory: Any = torch.func.vmap(lambda own, start: ng.optim.sgd(**own).init(start))(natural, self._params)
+        self._memory: Any = torch.func.vmap(lambda own, start: common.rule(own).init(start))(natural, self._params)
         self._alone = plan.train_rows.size is None
         axis = None if self._alone else 0
         gradient = torch.func.grad(lambda params, batch: common.loss(params, None, batch))
         self._gradient: Callable[..., Any] = torch.func.vmap(gradient, in_dims=(0, axis))
-        self._update = torch.func.vmap(lambda own, *rest: ng.optim.sgd(**own).update(*rest))
+        self._update = torch.func.vmap(lambda own, *rest: common.rule(own).update(*rest))
         self._like = self.snapshot()
 
     def advance(self, steps: int) -> None:
@@ -226,26 +234,10 @@ def begin(plan: Plan) -> Runs:
     return kinds.get(plan.algorithm.rule, TunedRuns)(plan)
 
 
-def _tuner(common: _Common, optimizer: Callable[[Any], Any]) -> Any:
-    """The library's tuner for the plan's algorithm."""
-    plan = common.plan
-    algorithm, spaces = plan.algorithm, plan.spaces(common.put)
-    update = ng.WeightUpdate(common.loss, optimizer, algorithm.carry)
-    if algorithm.rule == "fixed":
-        return ng.Fixed(update, hparams=spaces)
-    if algorithm.rule == "drift":
-        return ng.RandomMultiplier(update, hparams=spaces, every=algorithm.every)
-    problem = ng.BilevelProblem(update, outer_loss=common.loss)
-    outer = functools.partial(torch.optim.Adam, lr=algorithm.outer_lr)
-    options: dict[str, Any] = {"hparams": spaces, "outer_optimizer": outer, "throw": False}
-    if algorithm.rule == "self-chosen":
-        return ng.OnePass(problem, **options)
-    if algorithm.rule == "full-horizon":
-        method = ng.Unrolled(num_steps=algorithm.lookback)
-        return ng.FullHorizon(problem, method=method, stale_state=algorithm.stale, **options)
-    series = ng.Implicit(solver=ng.Neumann(num_terms=algorithm.lookback, step_size=1.0))
-    method = series if algorithm.rule == "one-pass" else ng.Unrolled(num_steps=algorithm.lookback)
-    return ng.OnePass(problem, every=algorithm.every, method=method, **options)
+def final_losses(plan: Plan, weights: Weights) -> dict[str, Array]:
+    """See nestgrad_lab.experiments.plan.final_losses."""
+    common = _Common(plan)
+    return common.final_losses(common.put(weights))
 
 
 def _held(value: Any) -> Any:

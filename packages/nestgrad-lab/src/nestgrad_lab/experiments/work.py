@@ -38,7 +38,7 @@ def run_cell(cell: Cell, folder: Path, progress: Progress) -> bool:
     if found is not None and found.about["finished"]:
         progress(cell.steps * (cell.last - cell.first))
         return True
-    if cell.rule.search in {"asha", "pbt"}:
+    if cell.rule.by_ray_tune:
         ends = run_population(cell, lambda: progress(0))
         if ends is None:
             return False

@@ -12,7 +12,7 @@ from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.errors import MissingPackage
 from nestgrad_lab.experiments.draws import Start
 from nestgrad_lab.experiments.plan import Plan, Runs, Values, begin_runs
-from nestgrad_lab.models import Weights, draw_weights
+from nestgrad_lab.models import Weights
 
 BOX = {"learning_rate": (-6.0, -1.0), "weight_decay": (-7.0, -2.0), "momentum": (1e-6, 1.0 - 1e-6)}
 """Where it searches: exponents of 10 of the first two, the third as it is."""
@@ -95,9 +95,7 @@ class BayesianRuns:
         for start, point in zip(self._plan.starts, self._now, strict=True):
             rate, decay, momentum = point
             values = {"learning_rate": 10.0**rate, "weight_decay": 10.0**decay, "momentum": float(momentum)}
-            hidden, inputs = start.weights["hidden.weight"].shape
-            outputs, dtype = len(start.weights["output.bias"]), self._plan.dtype
-            weights = draw_weights(inputs, hidden, outputs, dtype, [self._seed, start.number, 10, number])
+            weights = self._plan.network.draw(self._plan.dtype, [self._seed, start.number, 10, number])
             starts.append(Start(start.number, values, weights, start.factor))
         rule = dataclasses.replace(self._plan.algorithm, rule="fixed")
         return dataclasses.replace(self._plan, algorithm=rule, starts=tuple(starts))

@@ -15,7 +15,6 @@ from nestgrad_lab.experiments.cells import Cell, choose, ends_of, plan_of
 from nestgrad_lab.experiments.draws import Start
 from nestgrad_lab.experiments.plan import Runs, ShiftableRuns, begin_runs
 from nestgrad_lab.hyperparameters import HYPERPARAMETERS
-from nestgrad_lab.models import draw_weights
 from nestgrad_lab.searches.cluster import load_ray, watch_for
 from nestgrad_lab.storage.checkpoints import Checkpoints
 from nestgrad_lab.threads import one_thread
@@ -124,8 +123,7 @@ def _runs(cell: Cell, config: Mapping[str, Any]) -> ShiftableRuns:
     """One run from the configuration's hyperparameters, and weights drawn for its number."""
     one, data = cell.experiment, choose(cell.data)
     plan = plan_of(dataclasses.replace(cell, last=cell.first + 1), data)
-    seed = [one.seed, 12, int(config["number"])]
-    weights = draw_weights(len(data.features), one.hidden, data.outputs, one.dtype, seed)
+    weights = plan.network.draw(one.dtype, [one.seed, 12, int(config["number"])])
     start = Start(cell.first, _searched(config), weights, 1.0)
     return cast("ShiftableRuns", begin_runs(one.backend, dataclasses.replace(plan, starts=(start,))))
 
