@@ -3,18 +3,24 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nestgrad import NestgradWarning
 from nestgrad_lab.errors import RunFolderError
 from nestgrad_lab.experiments import work
+from nestgrad_lab.experiments.cells import cells_of
+from nestgrad_lab.experiments.execute import run_here, run_on_ray
 from nestgrad_lab.experiments.folder import ExperimentFolder
 from nestgrad_lab.experiments.run import run_experiment
+from nestgrad_lab.experiments.spec import find_experiment
 
 KILLS = int(os.environ.get("NESTGRAD_KILLS", "60"))
 STRIDE = int(os.environ.get("NESTGRAD_STRIDE", "5"))
@@ -128,3 +134,48 @@ def test_a_damaged_checkpoint_is_told_of_and_the_numbers_are_the_same(experiment
     with pytest.warns(NestgradWarning, match=f"passed over, and {said}"):
         assert go(out)() == "finished"
     assert contents(out) == contents(whole)
+
+
+class RayOfOne:
+    """What execute asks of Ray, each task run at once in this process; its name stands for its result."""
+
+    def __init__(self):
+        self.results = []
+
+    def remote(self, **options):
+        def of(function):
+            def task(*arguments):
+                self.results.append(function(*arguments))
+                return len(self.results) - 1
+
+            return SimpleNamespace(remote=task)
+
+        return of
+
+    def wait(self, tasks, timeout):
+        return tasks, []
+
+    def get(self, task):
+        return self.results[task]
+
+
+@pytest.mark.parametrize("harm", ["cut", "renamed"])
+def test_a_cluster_computes_again_what_is_damaged_or_of_another_cell(experiment, monkeypatch, harm):
+    """And takes what is whole as it is."""
+    ray = RayOfOne()
+    monkeypatch.setattr("nestgrad_lab.experiments.execute.load_ray", lambda address: ray)
+    first, second = cells_of(find_experiment("killed.toml"))
+    pairs = [(cell, experiment / cell.name) for cell in (first, second)]
+    assert run_here(pairs, lambda steps: None, lambda: False)
+    whole = work.result_of(first, experiment / first.name)
+    for path in (experiment / first.name).glob("*.safetensors"):
+        if harm == "cut":
+            path.write_bytes(path.read_bytes()[:-1])
+    if harm == "renamed":
+        shutil.rmtree(experiment / first.name)
+        shutil.copytree(experiment / second.name, experiment / first.name)
+    assert run_on_ray(pairs, lambda steps: None, lambda: False, "local")
+    assert len(ray.results) == 1
+    again = work.result_of(first, experiment / first.name)
+    for name, value in whole.items():
+        np.testing.assert_array_equal(again[name], value)

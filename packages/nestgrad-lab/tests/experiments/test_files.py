@@ -6,10 +6,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from nestgrad_lab.data.dataset import resplit
 from nestgrad_lab.errors import OptionError
 from nestgrad_lab.experiments.entries import FIGURES
+from nestgrad_lab.experiments.figures import Track, _curves
 from nestgrad_lab.experiments.spec import find_experiment, parse, shipped
 from nestgrad_lab.experiments.statistics import best_of, summarise
 
@@ -101,6 +103,16 @@ def test_all_that_is_left_for_people(small):
     assert small.lab("report", "out").exit_code == 0
     for name in ("results.csv", "table.md", "summary.json", "distribution.png", "report.html"):
         assert (out / name).read_bytes() == before[name], name
+
+
+def test_the_curve_is_the_median_of_the_table():
+    seen = np.array([[1.0, 2.0, 4.0, np.nan], [1.0, 3.0, np.nan, np.nan]])
+    track = Track(
+        data="d", algorithm="a", steps=np.array([0, 1]), seen={"test": seen}, final=seen[-1], every=1, lookback=1
+    )
+    figure = Figure()
+    _curves(figure, [track])
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [3.0, np.inf])
 
 
 def test_the_picture_of_a_grid(small):

@@ -139,19 +139,6 @@ def test_backends_agree(algorithm, tmp_path, monkeypatch):
         np.testing.assert_allclose(other[name], value, rtol=1e-8, err_msg=name)
 
 
-def test_the_resnet_trains_in_jax_as_in_torch(tmp_path, monkeypatch):
-    """A few steps of a start, by the plan: whole cells take jax minutes to compile."""
-    pytest.importorskip("nestgrad_jax")
-    found = {}
-    for backend in ("torch", "jax"):
-        plan = plan_of(cell_of("resnet-18", "Random", backend=backend), images())
-        runs = begin_runs(backend, plan)
-        runs.advance(10)
-        found[backend] = runs.losses()
-    for name, value in found["torch"].items():
-        np.testing.assert_allclose(found["jax"][name], value, rtol=1e-7)
-
-
 def test_a_clipped_gradient_moves_the_weights_no_further_than_its_norm():
     data = text()
     cell = cell_of("lstm", "Random")

@@ -117,7 +117,9 @@ def _curves(figure: Any, tracks: Tracks) -> None:
         own = [track for track in tracks if track.data == data]
         for track, style in zip(own, _cycle(len(own)), strict=True):
             losses = np.where(np.isfinite(track.seen["test"]), track.seen["test"], np.inf)
-            low, middle, high = np.quantile(losses, [0.25, 0.5, 0.75], axis=1, method="inverted_cdf")
+            # No interpolation, which would make NaN of an infinite loss; the median is the table's.
+            low, high = np.quantile(losses, [0.25, 0.75], axis=1, method="inverted_cdf")
+            middle = np.median(losses, axis=1)
             axis.fill_between(track.steps, low, high, color=style["color"], alpha=0.1, lw=0)
             axis.plot(track.steps, middle, lw=1.5, label=track.algorithm, **style)
         axis.set(yscale="log", xlabel="training step", ylabel="test loss, median and quartiles", title=data)
