@@ -11,7 +11,7 @@ between the totals in its leaves of k and of F terms, 1 where both are zero. The
 
 - i goes up a level where c(i) < AGREEMENT for some hyperparameter, else down a level where the level below has
   c ≥ AGREEMENT for all; but where the far series is not finite, or its terms grow (contraction ≥ 1), directions say
-  nothing, and i becomes 5 at most;
+  nothing, and i becomes 5;
 - the run is far from stability's edge where the contraction of the far series is below 1 and above SLOW: then a
   training step moves the weights so little along every direction that the outer gradient sees that frequent moves do
   no harm. It is near otherwise: then M = NEAR, and i is at least 5.
