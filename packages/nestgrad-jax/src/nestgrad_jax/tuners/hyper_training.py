@@ -243,15 +243,14 @@ class HyperTraining:
         return draw(key, (self.samples, entries.size), entries.dtype)
 
     def _as_noise(self, noise: Any, leaves: Any) -> Array | None:
-        """The noise in the leaves' dtype; InvalidInput unless it is an array of one row a sample."""
+        """The noise in the leaves' dtype; InvalidInput unless it has a row a sample."""
         if noise is None:
             return None
         arrays = jax.tree.leaves(leaves)
         wanted = (self.samples, sum(leaf.size for leaf in arrays))
-        found = noise.shape if isinstance(noise, (Array, np.ndarray)) else type(noise).__name__
-        if found != wanted:
+        if (found := np.shape(noise)) != wanted:
             raise InvalidInput(
-                f"HyperTraining.step: noise of {found}, limit: an array of shape {wanted}, one row a sample and one "
-                "column a hyperparameter entry. Remedy: leave it out, and it is drawn."
+                f"HyperTraining.step: noise of shape {found}, limit: {wanted}, samples by hyperparameter entries. "
+                "Remedy: leave it out, or draw it in this shape."
             )
         return jnp.asarray(noise, arrays[0].dtype)
