@@ -320,6 +320,18 @@ def test_steps_are_one_program_and_a_scan_of_them_is_the_loop():
     assert seen.tuned.all()
 
 
+def test_hparams_follow_the_response_that_the_step_has_just_reached():
+    before = tuner().step(begun(), one(), one())[0]
+    after, info = tuner().step(before, one(), one())
+    batches = dict.fromkeys(BATCHES, one())
+    new, old = (
+        ng.hypergradient(BENT, state["params"], before["hparams"], method=ng.LinearResponse(), **batches)
+        for state in (after, before)
+    )
+    close(info.hypergradient.total, new.total, rtol=1e-5)
+    assert abs(float(new.total["x"] - old.total["x"])) > 1e-2 * abs(float(new.total["x"]))
+
+
 def test_each_phase_moves_its_own_part():
     kind = "two phases"
     state, moves = begun(kind), []
