@@ -121,6 +121,13 @@ def test_a_response_is_differentiable_in_both_arguments(response):
 
 
 @pytest.mark.parametrize("response", RESPONSES, ids=KINDS)
+def test_the_transforms_of_torch_func_go_through_a_response(response):
+    phi, h = weights(response), hparams()
+    found = torch.func.grad(lambda at: outer(ng.respond(response, phi, at), at, None))(h)
+    assert close(found, ng.hypergradient(PROBLEM, phi, h, method=response).total, rtol=1e-12)
+
+
+@pytest.mark.parametrize("response", RESPONSES, ids=KINDS)
 def test_the_hypergradient_is_the_derivative_through_the_response(response, dtype):
     phi = ng.tree.map(lambda x: x.to(dtype), weights(response))
     kept, before = copy.deepcopy(phi), torch.get_rng_state()
@@ -218,6 +225,26 @@ def test_a_hyperparameter_of_neither_loss_is_refused_though_the_response_knows_i
     phi = ng.init_response(RESPONSES[0], params(), lonely, key=0)
     with pytest.raises(ng.DisconnectedHyperparameter, match="'c'"):
         ng.hypergradient(PROBLEM, phi, lonely, method=RESPONSES[0])
+
+
+def test_a_module_is_trained_by_the_remedy_that_its_refusal_names():
+    module = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    kept, data = copy.deepcopy(module.state_dict()), (rand(6, 2, seed=1), rand(6, 1, seed=2))
+
+    def error(w, h, batch):
+        return (torch.func.functional_call(module, w, batch[0]) - batch[1]).square().mean()
+
+    def penalised(w, h, batch):
+        return error(w, h, batch) + h["decay"] * sum((x**2).sum() for x in w.values())
+
+    run = tuner(problem=ng.BilevelProblem(ng.Minimize(penalised), error), hparams={"decay": ng.Log(0.1)})
+    state, losses = run.init(dict(module.named_parameters()), key=0), []
+    assert same(run.response_params(state), {name: p.detach() for name, p in module.named_parameters()})
+    for _ in range(30):
+        state, info = run.step(state, data, data)
+        losses.append(float(info.inner_loss))
+    assert losses[-1] < 0.8 * losses[0]
+    assert same(module.state_dict(), kept)
 
 
 # The best response of a quadratic with a linear term that is affine in λ is affine.
