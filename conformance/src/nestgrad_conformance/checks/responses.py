@@ -31,6 +31,7 @@ from nestgrad_conformance.context import REFERENCE, Context
 from nestgrad_conformance.draws import Draw
 from nestgrad_conformance.expecting import refused
 from nestgrad_conformance.following import follow
+from nestgrad_conformance.problems import Case
 from nestgrad_conformance.problems.tanh_network import DecayedNetworkLoss, NetworkLoss, network_params
 from nestgrad_conformance.registry import check
 
@@ -108,16 +109,28 @@ def a_response_gives_its_total_derivative(ctx: Context, draw: Draw) -> None:
 @check(*_SPECS, "Implicit", "Dense")
 def an_exact_response_gives_the_implicit_hypergradient(ctx: Context, draw: Draw) -> None:
     """Where the best response is affine, the linear response equal to it gives the implicit theorem's number."""
-    case = problems.quadratic(draw, n=3, m=2)
-    batch: Any = ctx.seen(case.inner_batch)
-    response = np.linalg.solve(batch["H"], np.column_stack([batch["C"], batch["c"]]))
-    phi = {"bias": {"w": response[:, -1]}, "weight": {"w": response[:, :-1]}}
-    weights = {"w": response[:, -1] + response[:, :-1] @ ctx.seen(case.hparams)["shift"]}
+    case, phi, weights = _affine(ctx, draw)
     found = ctx.numpy(ctx.by_method(case.with_(params=phi), LinearResponse()).total)
     exact = ctx.numpy(ctx.hypergradient(case.with_(params=weights), Dense()).total)
     limit = 1e-3 if ctx.dtype == "float32" else 1e-9
     error, size = np.linalg.norm(_flat(found) - _flat(exact)), np.linalg.norm(_flat(exact)) + 1e-2
     assert error <= limit * size, f"error {error:.3g}, limit {limit * size:.3g}"
+
+
+@check(*_SPECS, "Dense", "verify")
+def a_response_is_verified_at_its_own_weights(ctx: Context, draw: Draw) -> None:
+    """verify compares it with the exact number: it trusts the best response, and not one whose slope is half of it."""
+    case, phi, _ = _affine(ctx, draw)
+    half = {"bias": phi["bias"], "weight": tree.map(lambda leaf: 0.5 * leaf, phi["weight"])}
+    backend: Any = ctx.harness.backend
+    problem, _, hparams = ctx.point(case)
+    errors: list[float] = []
+    for each in (phi, half):
+        report = backend.verify(
+            problem, ctx.arrays(each), hparams, method=LinearResponse(), rtol=1e-2, **ctx.call(case)
+        )
+        errors.append(float(report.relative_error))
+    assert errors[0] <= 1e-3 < errors[1], f"relative errors {errors}, expected at most 1e-3 and more"
 
 
 @check(*_SPECS)
@@ -243,6 +256,15 @@ def a_local_response_has_its_known_bias(ctx: Context, draw: Draw) -> None:
     limit = 1e-5 if ctx.dtype == "float32" else 1e-12
     ctx.close(after["params"], phi, limit, what="params", scale=np.full(2, 3.0))
     ctx.close(info.hypergradient.total, {"lam": 2.0 * centre}, limit, what="total", scale=np.ones(1))
+
+
+def _affine(ctx: Context, draw: Draw) -> tuple[Case, Any, Any]:
+    """(a quadratic case, the φ of its best response, its minimiser)."""
+    case = problems.quadratic(draw, n=3, m=2)
+    batch: Any = ctx.seen(case.inner_batch)
+    response = np.linalg.solve(batch["H"], np.column_stack([batch["C"], batch["c"]]))
+    phi = {"bias": {"w": response[:, -1]}, "weight": {"w": response[:, :-1]}}
+    return case, phi, {"w": response[:, -1] + response[:, :-1] @ ctx.seen(case.hparams)["shift"]}
 
 
 def _flat(values: Any) -> np.ndarray:
