@@ -14,15 +14,16 @@ from nestgrad_reference._rules._common import METHODS, Call, Outcome, finish
 from nestgrad_reference._tree import flatten
 
 
-@METHODS.register(LinearResponse)
-@METHODS.register(FactorisedResponse)
-@METHODS.register(MLPResponse)
 def of_call(spec: Any, call: Call) -> HyperGradient:
     """The rule of the method table: params of the call are φ."""
     lam = joined(call.hparams)
     require_fitting(spec, call.params, lam.size)
     weights = weights_at(spec, call.params, lam)
     return through(spec, dataclasses.replace(call, params=weights), jacobian(spec, call.params, lam))
+
+
+for _kind in (LinearResponse, FactorisedResponse, MLPResponse):
+    METHODS.register(_kind)(of_call)
 
 
 def through(spec: Any, call: Call, response_jacobian: np.ndarray) -> HyperGradient:
