@@ -12,6 +12,7 @@ SWAPPED = """
         after["chosen"] = {**after["chosen"], "near": near, "every": every}"""
 PROBE, BEYOND = "a_probe_chooses_as_the_reference", "beyond_stability_the_chosen_sum_turns_the_rate_back"
 UNASKED = "without_a_method_what_is_not_finite_is_skipped"
+HYPER = "tuners/hyper_training.py"
 RUN, CHOSEN = "every_update_rule_equals_the_reference_along_a_run", "numbers_found_by_measuring_equal_the_reference"
 UNROLLED = "unrolling_equals_its_definition"
 WARM = "warm_starts_change_the_steps_and_not_the_answer"
@@ -134,6 +135,37 @@ _LINES: list[tuple[str, str, str, str, str]] = [
      "plain_strategies_are_exact_on_quadratics"),
     ("strategies with one draw for all", RULES + "pes.py", "default_rng(call.key)", "default_rng(0)",
      "strategies_draw_by_their_key"),
+    ("a response without the direct term", RULES + "responses.py", "direct=direct,", "direct=0.0 * direct,",
+     "a_response_gives_its_total_derivative"),
+    ("a response's Jacobian in the order of the tree", RULES + "responses.py",
+     "flatten(parted(call.hparams, response_jacobian.T @ v))", "response_jacobian.T @ v, None",
+     "a_response_gives_its_total_derivative"),
+    ("a response that connects every hyperparameter", RULES + "responses.py", "    call.require_connected()\n", "",
+     "a_response_connects_no_hyperparameter_by_itself"),
+    ("response entries in the order of the tree", "_responses.py",
+     "for leaf in ordered_leaves(hparams)", "for leaf in tree.leaves(hparams)", "responses_equal_their_definition"),
+    ("a response without its offset", "_responses.py", 'active * (phi["inner"] @ lam + phi["offset"])',
+     'active * (phi["inner"] @ lam)', "responses_equal_their_definition"),
+    ("a response Jacobian past its kink", "_responses.py", 'active[:, None] * phi["inner"]', 'phi["inner"]',
+     "a_response_gives_its_total_derivative"),
+    ("hyper-training fed natural values", HYPER, "weights = weights_at(self.response, phi, lam)",
+     'weights = weights_at(self.response, phi, joined(natural_values(self.spaces, parted(state["hparams"], lam))))',
+     "hyper_training_equals_the_reference"),
+    ("hyper-training with one draw for all samples", HYPER, "for row in noise:", "for row in [noise[0]] * len(noise):",
+     "hyper_training_equals_the_reference"),
+    ("hyper-training that adds its samples up", HYPER, "sum(rows) / len(rows)", "sum(rows)",
+     "hyper_training_equals_the_reference"),
+    ("hyperparameters that move through the old response", HYPER,
+     "self._hypergradient(after, inner_batch", "self._hypergradient(state, inner_batch",
+     "hyper_training_equals_the_reference"),
+    ("hyper-training with the same noise at every step", HYPER, '[state["seed"], state["step"]]', '[state["seed"]]',
+     "hyper_training_draws_by_its_seed_and_step"),
+    ("hyper-training without its direct term", HYPER, "map_spaces(slope, self.spaces, values))",
+     "map_spaces(lambda _, value: 0.0 * value, self.spaces, values))", "hyper_training_equals_the_reference"),
+    ("hyper-training in natural slopes", HYPER, "map_spaces(slope, self.spaces, values))",
+     "map_spaces(lambda _, value: 1.0 + 0.0 * value, self.spaces, values))", "hyper_training_equals_the_reference"),
+    ("phases the wrong way round", HYPER, 'if moves_response(state["step"], self.response_steps):',
+     'if moves_hparams(state["step"], self.response_steps):', "hyper_training_equals_the_reference"),
     ("DARTS at the old weights", RULES + "darts.py", "problem.outer_loss, restore(moved)",
      "problem.outer_loss, restore(w)",
      "darts_equals_its_definition"),

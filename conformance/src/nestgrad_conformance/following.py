@@ -21,13 +21,14 @@ def follow(
     beside: Any = None,
     chosen: Any = None,
     limit: float | None = None,
+    noises: Sequence[Any] = (),
     **options: Any,
 ) -> tuple[Any, Any]:
     """Assert the same hyperparameters, weights, hypergradients and events at every step; the two states at the end.
 
     make: the tuner in a context. leaves: unconstrained, in place of the spaces' own; beside: further entries of the
     state. chosen: the numbers of a look-back found by measuring that the run is to begin with. options: of the tuners'
-    `init`. limit: relative, 1e-9 in float64 and 1e-3 in float32 unless given.
+    `init`. limit: relative, 1e-9 in float64 and 1e-3 in float32 unless given. noises: one a step.
     """
     oracle = Context(REFERENCE, "float64")
     tuner, right = make(ctx), make(oracle)
@@ -37,9 +38,10 @@ def follow(
     if chosen is not None:
         state["chosen"], other["chosen"] = dict(chosen), dict(chosen)
     limit = limit or (1e-3 if ctx.dtype == "float32" else 1e-9)
-    for batches in steps:
-        state, info = tuner.step(state, *(ctx.arrays(batch) for batch in batches))
-        other, expected = right.step(other, *(ctx.seen(batch) for batch in batches))
+    for number, batches in enumerate(steps):
+        noise = {"noise": noises[number]} if noises else {}
+        state, info = tuner.step(state, *(ctx.arrays(batch) for batch in batches), **_each(ctx.arrays, noise))
+        other, expected = right.step(other, *(ctx.seen(batch) for batch in batches), **_each(ctx.seen, noise))
         for what in ("hparams", "params"):
             wanted = tree.map(np.asarray, other[what])
             each = np.ones(sum(np.size(leaf) for leaf in tree.leaves(wanted)))
@@ -55,3 +57,7 @@ def follow(
         assert bool(info.tuned) == bool(expected.tuned), f"tuned {info.tuned}, expected {expected.tuned}"
         assert int(info.event) == int(expected.event), f"event {info.event!r}, expected {expected.event!r}"
     return state, other
+
+
+def _each(convert: Callable[[Any], Any], options: dict[str, Any]) -> dict[str, Any]:
+    return {name: convert(value) for name, value in options.items()}

@@ -12,16 +12,21 @@ from nestgrad import (
     Guard,
     Implicit,
     InvalidInput,
+    LinearResponse,
     Log10,
     Minimize,
+    MLPResponse,
     Neumann,
+    Normal,
     Nystrom,
+    Uniform,
     Unrolled,
     UnsupportedSpec,
     WeightUpdate,
     begins_run,
     check_fixed,
     check_full_horizon,
+    check_hyper_training,
     check_many_runs,
     check_one_pass,
     check_random_multiplier,
@@ -34,6 +39,12 @@ SERIES = Implicit(solver=Neumann(num_terms=5, step_size=1.0))
 SOLVE = Implicit(solver=GMRES(rtol=1e-6, atol=0.0, max_steps=10))
 SPACES = {"lr": Log10(0.1)}
 UPDATE = WeightUpdate(lambda p, h, b: 0.0, lambda h: None)
+
+
+def hyper_training(inner=None, **options):
+    problem = BilevelProblem(inner or Minimize(UPDATE.loss), UPDATE.loss)
+    given = {"response": LinearResponse(), "distribution": Normal(variance=0.1), "samples": 2, "response_steps": None}
+    return check_hyper_training(problem, options.pop("hparams", SPACES), **{**given, **options})
 
 
 def one_pass(every=10, method=SERIES, **options):
@@ -57,6 +68,29 @@ def one_pass(every=10, method=SERIES, **options):
         (lambda: check_random_multiplier(UPDATE, SPACES, 10, 0.0, 0.9), InvalidInput, "0 < low < high"),
         (lambda: check_random_multiplier(UPDATE, SPACES, 10, 0.9, math.inf), InvalidInput, "finite numbers"),
         (lambda: check_random_multiplier(UPDATE, SPACES, 0, 0.9, 1.0), InvalidInput, r"RandomMultiplier\.every"),
+        (lambda: hyper_training(UPDATE), UnsupportedSpec, "inner problem WeightUpdate, limit: Minimize"),
+        (
+            lambda: hyper_training(response=MLPResponse),
+            InvalidInput,
+            r"HyperTraining\.response: .* limit: LinearResponse",
+        ),
+        (lambda: hyper_training(distribution=0.1), InvalidInput, r"distribution: got 0\.1, limit: Normal or Uniform"),
+        (
+            lambda: hyper_training(samples=0),
+            InvalidInput,
+            r"HyperTraining\.samples: got 0, limit: an int of at least 1",
+        ),
+        (lambda: hyper_training(response_steps=True), InvalidInput, r"HyperTraining\.response_steps: got True"),
+        (lambda: hyper_training(hparams={}), InvalidInput, r"HyperTraining\.hparams: 0 hyperparameters"),
+        (lambda: hyper_training(guard=1.0), InvalidInput, r"HyperTraining\.guard: got 1\.0"),
+        (lambda: MLPResponse(0), InvalidInput, r"MLPResponse\.hidden: got 0, limit: an int of at least 1"),
+        (
+            lambda: Normal(variance=-1.0),
+            InvalidInput,
+            r"Normal\.variance: got -1\.0, limit: a finite number of at least 0",
+        ),
+        (lambda: Normal(variance=1.0, mean=math.nan), InvalidInput, r"Normal\.mean: got nan, limit: a finite number"),
+        (lambda: Uniform(low=1.0, high=1.0), InvalidInput, "low=1.0, high=1.0, limit: low below high"),
         (lambda: Guard(max_norm=0.0), InvalidInput, r"Guard\.max_norm: got 0\.0"),
         (lambda: Guard(too_long="drop"), InvalidInput, r"Guard\.too_long: got 'drop'"),
         (lambda: check_many_runs(object(), 2), UnsupportedSpec, "tuner object, limit: OnePass, FullHorizon"),
@@ -117,3 +151,9 @@ def test_a_users_own_kind_of_one_pass_may_have_many_runs():
     check_many_runs(type("Mine", (one_pass_kind,), {})(), 2)
     with pytest.raises(UnsupportedSpec, match="chooses its own look-back"):
         check_many_runs(type("Mine", (one_pass_kind,), {"method": None})(), 2)
+
+
+def test_leaves_are_drawn_with_the_variance_about_the_mean_and_between_the_ends():
+    assert Normal(variance=0.25).sample(3.0, -1.0) == 2.5
+    assert Normal(variance=0.25, mean=1.0).sample(3.0, 2.0) == 2.0
+    assert Uniform(low=-1.0, high=3.0).sample(9.0, 0.25) == 0.0

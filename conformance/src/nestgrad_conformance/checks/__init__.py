@@ -13,6 +13,7 @@ from nestgrad_conformance.checks import one_pass_run as one_pass_run
 from nestgrad_conformance.checks import other_tuners as other_tuners
 from nestgrad_conformance.checks import proximal as proximal
 from nestgrad_conformance.checks import purity as purity
+from nestgrad_conformance.checks import responses as responses
 from nestgrad_conformance.checks import solvers as solvers
 from nestgrad_conformance.checks import status as status
 from nestgrad_conformance.checks import structure as structure

@@ -16,12 +16,15 @@ from nestgrad_jax._best_response import best_response as best_response
 from nestgrad_jax._preflight import check as check
 from nestgrad_jax._response import best_response_jacobian as best_response_jacobian
 from nestgrad_jax._response import newton_step as newton_step
+from nestgrad_jax._responses import init_response as init_response
+from nestgrad_jax._responses import respond as respond
 from nestgrad_jax._solvers._common import SOLVERS as SOLVERS
 from nestgrad_jax._solvers._common import Solve as Solve
 from nestgrad_jax._verify import verify as verify
 from nestgrad_jax.tuners.baselines import Fixed as Fixed
 from nestgrad_jax.tuners.baselines import RandomMultiplier as RandomMultiplier
 from nestgrad_jax.tuners.full_horizon import FullHorizon as FullHorizon
+from nestgrad_jax.tuners.hyper_training import HyperTraining as HyperTraining
 from nestgrad_jax.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_jax.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_jax.tuners.one_pass import OnePass as OnePass

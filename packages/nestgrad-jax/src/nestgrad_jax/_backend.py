@@ -27,7 +27,7 @@ from nestgrad_jax._calls import as_call, as_direction, require_hashable, settled
 from nestgrad_jax._derivatives import linearize, outer_gradients
 from nestgrad_jax._explain import explained
 from nestgrad_jax._report import Packed, Unpacked, packed, raised, unpacked, whole
-from nestgrad_jax._rules import bome, darts, penalty, pes, sama, unrolled  # noqa: F401  (fills the table)
+from nestgrad_jax._rules import bome, darts, penalty, pes, responses, sama, unrolled  # noqa: F401  (fills the table)
 from nestgrad_jax._rules._blocks import block_of, stepwise
 from nestgrad_jax._rules._common import METHODS, Call
 from nestgrad_jax._rules.implicit import several, tangent

@@ -15,10 +15,13 @@ from nestgrad_reference._preflight import check as check
 from nestgrad_reference._response import best_response_jacobian as best_response_jacobian
 from nestgrad_reference._response import hypergradient_jvp as hypergradient_jvp
 from nestgrad_reference._response import newton_step as newton_step
+from nestgrad_reference._responses import init_response as init_response
+from nestgrad_reference._responses import respond as respond
 from nestgrad_reference._verify import verify as verify
 from nestgrad_reference.tuners.baselines import Fixed as Fixed
 from nestgrad_reference.tuners.baselines import RandomMultiplier as RandomMultiplier
 from nestgrad_reference.tuners.full_horizon import FullHorizon as FullHorizon
+from nestgrad_reference.tuners.hyper_training import HyperTraining as HyperTraining
 from nestgrad_reference.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_reference.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_reference.tuners.one_pass import OnePass as OnePass

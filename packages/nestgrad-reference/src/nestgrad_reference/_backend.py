@@ -9,7 +9,7 @@ from nestgrad import INNERS, BilevelProblem, HyperGradient, Implicit, require_ba
 from nestgrad_reference._connected import require_connected
 from nestgrad_reference._derivatives import linearize, outer_gradients
 from nestgrad_reference._response import require_implicit
-from nestgrad_reference._rules import bome, darts, penalty, pes, sama, unrolled  # noqa: F401  (fills the table)
+from nestgrad_reference._rules import bome, darts, penalty, pes, responses, sama, unrolled  # noqa: F401  (fills the table)
 from nestgrad_reference._rules._common import METHODS, Call
 from nestgrad_reference._rules.implicit import implicit
 from nestgrad_reference._solvers._common import SOLVERS

@@ -19,12 +19,15 @@ from nestgrad_torch._modules import ModuleParams as ModuleParams
 from nestgrad_torch._preflight import check as check
 from nestgrad_torch._response import best_response_jacobian as best_response_jacobian
 from nestgrad_torch._response import newton_step as newton_step
+from nestgrad_torch._responses import init_response as init_response
+from nestgrad_torch._responses import respond as respond
 from nestgrad_torch._solvers._common import SOLVERS as SOLVERS
 from nestgrad_torch._solvers._common import Solve as Solve
 from nestgrad_torch._verify import verify as verify
 from nestgrad_torch.tuners.baselines import Fixed as Fixed
 from nestgrad_torch.tuners.baselines import RandomMultiplier as RandomMultiplier
 from nestgrad_torch.tuners.full_horizon import FullHorizon as FullHorizon
+from nestgrad_torch.tuners.hyper_training import HyperTraining as HyperTraining
 from nestgrad_torch.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_torch.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_torch.tuners.one_pass import OnePass as OnePass

@@ -180,10 +180,14 @@ def gradient_with_graph(loss: Tensor, params: Tensor) -> Tensor:
 
 def functional_optimizer(inner: Any, hparams: Any) -> Any:
     """inner.optimizer(hparams), refused by name unless it is a functional rule."""
-    rule = inner.optimizer(hparams)
+    return functional_rule(inner.optimizer(hparams), "WeightUpdate.optimizer returned")
+
+
+def functional_rule(rule: Any, title: str) -> Any:
+    """The rule itself, refused unless it is a functional one; title begins the message."""
     if isinstance(rule, torch.optim.Optimizer) or not (hasattr(rule, "init") and hasattr(rule, "update")):
         raise UnsupportedOptimizer(
-            f"WeightUpdate.optimizer returned {type(rule).__name__}, which steps in place; limit: an object with "
+            f"{title} {type(rule).__name__}, which steps in place; limit: an object with "
             "init(params) and update(grads, state, params). Remedy: use nestgrad_torch.optim.sgd."
         )
     return rule

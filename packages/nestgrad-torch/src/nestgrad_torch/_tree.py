@@ -63,6 +63,12 @@ class Params:
         (other.leaves,) = tree.matched(self.tree, values)
         return other
 
+    def of(self, values: Any) -> Params:
+        """Another tree of tensors, held by the same processes."""
+        other = Params(values)
+        other.group = self.group
+        return other
+
     def fresh(self) -> list[Tensor]:
         """Leaves of a new graph with the same values; storage is shared and never written."""
         return [leaf.detach().requires_grad_() for leaf in self.leaves]

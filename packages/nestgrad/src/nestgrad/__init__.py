@@ -61,6 +61,12 @@ from nestgrad._methods.darts import DARTS as DARTS
 from nestgrad._methods.implicit import Implicit as Implicit
 from nestgrad._methods.penalty import Penalty as Penalty
 from nestgrad._methods.pes import PES as PES
+from nestgrad._methods.responses import FactorisedResponse as FactorisedResponse
+from nestgrad._methods.responses import LinearResponse as LinearResponse
+from nestgrad._methods.responses import MLPResponse as MLPResponse
+from nestgrad._methods.responses import Response as Response
+from nestgrad._methods.responses import features as features
+from nestgrad._methods.responses import ordered_leaves as ordered_leaves
 from nestgrad._methods.sama import SAMA as SAMA
 from nestgrad._methods.unrolled import Unrolled as Unrolled
 from nestgrad._preflight import Finding as Finding
@@ -117,6 +123,12 @@ from nestgrad._tuners.full_horizon import begins_run as begins_run
 from nestgrad._tuners.full_horizon import check_full_horizon as check_full_horizon
 from nestgrad._tuners.guard import Event as Event
 from nestgrad._tuners.guard import Guard as Guard
+from nestgrad._tuners.hyper_training import HyperTrainingState as HyperTrainingState
+from nestgrad._tuners.hyper_training import Normal as Normal
+from nestgrad._tuners.hyper_training import Uniform as Uniform
+from nestgrad._tuners.hyper_training import check_hyper_training as check_hyper_training
+from nestgrad._tuners.hyper_training import moves_hparams as moves_hparams
+from nestgrad._tuners.hyper_training import moves_response as moves_response
 from nestgrad._tuners.hypergradient_descent import DescentState as DescentState
 from nestgrad._tuners.hypergradient_descent import check_descent as check_descent
 from nestgrad._tuners.many_runs import check_many_runs as check_many_runs

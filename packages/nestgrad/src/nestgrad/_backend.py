@@ -131,6 +131,8 @@ OPTIONAL: tuple[str, ...] = (
     "Fixed",
     "RandomMultiplier",
     "ManyRuns",
+    "respond",
+    "HyperTraining",
 )
 """What a backend may have besides: functions, the module of proximal maps, tuners, a tuner's method after a dot."""
 

@@ -12,6 +12,7 @@ from nestgrad._methods.darts import DARTS
 from nestgrad._methods.implicit import Implicit, Solver
 from nestgrad._methods.penalty import Penalty
 from nestgrad._methods.pes import PES
+from nestgrad._methods.responses import FactorisedResponse, LinearResponse, MLPResponse
 from nestgrad._methods.sama import SAMA
 from nestgrad._methods.unrolled import Unrolled
 from nestgrad._problem import FixedPoint, Minimize, ProximalGradient, Root, WeightUpdate, require_inner
@@ -36,6 +37,9 @@ INNERS_OF: Mapping[type, tuple[type, ...]] = {
     Penalty: (Minimize,),
     BOME: (Minimize,),
     SAMA: (WeightUpdate,),
+    LinearResponse: (Minimize,),
+    FactorisedResponse: (Minimize,),
+    MLPResponse: (Minimize,),
 }
 """The inner problems that each method takes; a method that is not listed takes any."""
 

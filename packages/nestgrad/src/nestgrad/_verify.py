@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from nestgrad import tree
 from nestgrad._methods.implicit import Implicit, Solver
+from nestgrad._methods.responses import Response
 from nestgrad._methods.unrolled import Unrolled
 from nestgrad._problem import BilevelProblem, WeightUpdate
 from nestgrad._result import HyperGradient
@@ -80,6 +81,8 @@ def verify_with(
 ) -> Verification:
     """See the backends' `verify`; call holds the other arguments of `hypergradient`."""
     found = ops.hypergradient(problem, params, hparams, method=method, throw=False, **call)
+    if isinstance(method, Response):
+        params = found.params  # those of the call are the response's own weights
     point = {name: call[name] for name in ("inner_batch", "outer_batch", "opt_state") if call.get(name) is not None}
     refined, few = math.nan, ops.size(params) <= max_params
     solver: Solver = Dense(max_params=max_params) if few else GMRES(rtol=1e3 * ops.eps, max_steps=200, restart=50)

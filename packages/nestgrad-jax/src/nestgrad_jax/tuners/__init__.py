@@ -3,6 +3,7 @@
 from nestgrad_jax.tuners.baselines import Fixed as Fixed
 from nestgrad_jax.tuners.baselines import RandomMultiplier as RandomMultiplier
 from nestgrad_jax.tuners.full_horizon import FullHorizon as FullHorizon
+from nestgrad_jax.tuners.hyper_training import HyperTraining as HyperTraining
 from nestgrad_jax.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_jax.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_jax.tuners.one_pass import OnePass as OnePass

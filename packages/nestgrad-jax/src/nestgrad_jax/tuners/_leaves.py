@@ -57,12 +57,11 @@ def start(spaces: Any, params: Any) -> tuple[Any, Any, Any]:
     return weights, values, unconstrained(spaces, values)
 
 
-def require_outer_optimizer(tuner: str, rule: Any) -> None:
+def require_outer_optimizer(tuner: str, rule: Any, argument: str = "outer_optimizer") -> None:
     """Raise UnsupportedOptimizer unless it is an optax transformation."""
     if not (hasattr(rule, "init") and hasattr(rule, "update")):
         raise UnsupportedOptimizer(
-            f"{tuner}.outer_optimizer: got {type(rule).__name__}, limit: an optax transformation. "
-            "Remedy: optax.adam(0.05)."
+            f"{tuner}.{argument}: got {type(rule).__name__}, limit: an optax transformation. Remedy: optax.adam(0.05)."
         )
 
 

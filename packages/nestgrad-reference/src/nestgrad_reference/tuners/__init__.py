@@ -3,6 +3,7 @@
 from nestgrad_reference.tuners.baselines import Fixed as Fixed
 from nestgrad_reference.tuners.baselines import RandomMultiplier as RandomMultiplier
 from nestgrad_reference.tuners.full_horizon import FullHorizon as FullHorizon
+from nestgrad_reference.tuners.hyper_training import HyperTraining as HyperTraining
 from nestgrad_reference.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_reference.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_reference.tuners.one_pass import OnePass as OnePass

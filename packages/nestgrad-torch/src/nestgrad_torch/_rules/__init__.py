@@ -6,6 +6,7 @@ from nestgrad_torch._rules import (  # noqa: F401  (each fills the table)
     implicit,
     penalty,
     pes,
+    responses,
     sama,
     unrolled,
 )

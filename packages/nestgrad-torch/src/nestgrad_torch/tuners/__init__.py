@@ -3,6 +3,7 @@
 from nestgrad_torch.tuners.baselines import Fixed as Fixed
 from nestgrad_torch.tuners.baselines import RandomMultiplier as RandomMultiplier
 from nestgrad_torch.tuners.full_horizon import FullHorizon as FullHorizon
+from nestgrad_torch.tuners.hyper_training import HyperTraining as HyperTraining
 from nestgrad_torch.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
 from nestgrad_torch.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_torch.tuners.one_pass import OnePass as OnePass

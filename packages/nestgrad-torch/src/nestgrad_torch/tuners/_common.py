@@ -23,6 +23,7 @@ from nestgrad import (
     UnsupportedSpec,
     Watch,
     WeightUpdate,
+    error_for,
     initial_values,
     map_spaces,
     require_initial,
@@ -37,20 +38,93 @@ from nestgrad_torch.tuners._outer_step import AdamStep, formula, started
 from nestgrad_torch.tuners._recall import Recall
 
 
-class Tuner:
-    """Spaces and a weight update, over the params last given to `init`."""
+class Tuned:
+    """Spaces, the leaves that move in them, and the outer step."""
 
-    def __init__(self, update: WeightUpdate, hparams: Any, process_group: Any = None) -> None:
-        self.spaces, self._process_group = hparams, process_group
-        self._update = update
+    outer_optimizer: Any
+    guard: Guard | None = None
+    throw: bool = True
+
+    def __init__(self, hparams: Any) -> None:
+        self.spaces = hparams
         self._watch = Watch()
-        self._structure: Params | None = None
         self._spaces: list[Space] = []
         self._recall = Recall(self._natural)
 
     def values(self, state: Any) -> Any:
         """The hyperparameters' natural values, a tree shaped like hparams."""
         return self._recall.about(state["hparams"])[0]
+
+    def _start(self, point: Params) -> Any:
+        """The leaves of the spaces' initial values, beside these params; a new run is watched from there."""
+        self._watch = Watch()
+        initial = as_hparams(initial_values(self.spaces), point.leaves[0])
+        check_matching(point, hparams=initial)
+        require_initial(self.spaces, initial, extremes)
+        return map_spaces(lambda space, value: space.unconstrained(value, OPS).detach(), self.spaces, initial)
+
+    def _natural(self, leaves: Any) -> Any:
+        if not self._spaces:
+            self._spaces = tree.leaves(map_spaces(lambda space, _: space, self.spaces, leaves))
+        values = [space.natural(leaf, OPS) for space, leaf in zip(self._spaces, tree.leaves(leaves), strict=True)]
+        return tree.unflatten(leaves, values)
+
+    def _chain(self, hparams: Any, parts: list[list[Tensor]]) -> list[list[Tensor]]:
+        """Derivatives in natural values turned into those in the leaves, for each list of parts."""
+        leaves = [leaf.detach().requires_grad_() for leaf in tree.leaves(hparams)]
+        values = tree.leaves(self._natural(tree.unflatten(hparams, leaves)))
+        return [list(torch.autograd.grad(values, leaves, part, retain_graph=True)) for part in parts]
+
+    def _followed(self, found: HyperGradient, state: Any, after: Any) -> Event:
+        """The outer step, written into `after`; what the guard did."""
+        if self.guard is not None:
+            return self._guarded(self.guard, self.outer_optimizer, found, state, after)
+        if self.throw and not found.status.ok and not is_finite(found):
+            raise error_for(found.status, self, found.stats, where=f"training step {after['step']}")
+        self._watch.see(total_norm(found), step=after["step"])
+        moves = self._move(self.outer_optimizer, state, tree.leaves(found.total))
+        after["hparams"], after["outer_opt_state"] = moves
+        return Event.NONE
+
+    def _guarded(self, guard: Guard, outer_optimizer: Any, found: HyperGradient, state: Any, after: Any) -> Event:
+        """The outer step that the guard allows, written into `after`, and what was done."""
+        event, scale = guard.judge(total_norm(found), finite=is_finite(found))
+        after["events"] = {name: n + (event.name.lower() == name) for name, n in state["events"].items()}
+        if event is not Event.SKIPPED:
+            grads = [grad if scale == 1.0 else grad * scale for grad in tree.leaves(found.total)]
+            after["hparams"], after["outer_opt_state"] = self._move(outer_optimizer, state, grads)
+        return event
+
+    @torch.no_grad()
+    def _move(self, outer_optimizer: Any, state: Any, grads: list[Tensor]) -> tuple[Any, list[dict[str, Any]]]:
+        """One outer optimizer step from the state's leaves and moments, which are copied; then the clip."""
+        step, leaves = formula(outer_optimizer), tree.leaves(state["hparams"])
+        if isinstance(step, AdamStep) and all(leaf.device.type == "cpu" for leaf in leaves):
+            entries = started(step, leaves, state["outer_opt_state"])
+            moved, kept = step.read(leaves, grads, entries)
+            return self._clipped(state["hparams"], moved), kept
+        leaves = [leaf.clone().requires_grad_() for leaf in tree.leaves(state["hparams"])]
+        optimizer = outer_optimizer(leaves)
+        for leaf, grad, kept in zip(leaves, grads, state["outer_opt_state"], strict=True):
+            leaf.grad = grad
+            if kept:
+                optimizer.state[leaf] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
+        optimizer.step()
+        return self._clipped(state["hparams"], leaves), [dict(optimizer.state[leaf]) for leaf in leaves]
+
+    def _clipped(self, like: Any, leaves: list[Tensor]) -> Any:
+        """The leaves, each beyond its clip range set to the range's end."""
+        return tree.unflatten(like, [_clip(space, x.detach()) for space, x in zip(self._spaces, leaves, strict=True)])
+
+
+class Tuner(Tuned):
+    """Spaces and a weight update, over the params last given to `init`."""
+
+    def __init__(self, update: WeightUpdate, hparams: Any, process_group: Any = None) -> None:
+        super().__init__(hparams)
+        self._process_group = process_group
+        self._update = update
+        self._structure: Params | None = None
 
     def module(self, state: Any) -> nn.Module:
         """A copy of the module given to `init`, holding the trained params and buffers."""
@@ -95,11 +169,7 @@ class Tuner:
         """params, opt_state, hparams, step and buffers of a state before the first step."""
         point = Params(params, self._process_group)
         point.group.require_replicas(flat([leaf.detach() for leaf in point.leaves]))
-        self._structure, self._watch = point, Watch()
-        initial = as_hparams(initial_values(self.spaces), point.leaves[0])
-        check_matching(point, hparams=initial)
-        require_initial(self.spaces, initial, extremes)
-        start = map_spaces(lambda space, value: space.unconstrained(value, OPS).detach(), self.spaces, initial)
+        self._structure, start = point, self._start(point)
         weights = tree.unflatten(point.tree, [p.detach().clone() for p in point.leaves])
         with torch.no_grad():
             opt_state = functional_optimizer(self._update, self._natural(start)).init(weights)
@@ -114,18 +184,6 @@ class Tuner:
     def _point(self, state: Any) -> Params:
         structure = Params(state["params"], self._process_group) if self._structure is None else self._structure
         return structure.holding(state["params"], state["buffers"])
-
-    def _natural(self, leaves: Any) -> Any:
-        if not self._spaces:
-            self._spaces = tree.leaves(map_spaces(lambda space, _: space, self.spaces, leaves))
-        values = [space.natural(leaf, OPS) for space, leaf in zip(self._spaces, tree.leaves(leaves), strict=True)]
-        return tree.unflatten(leaves, values)
-
-    def _chain(self, hparams: Any, parts: list[list[Tensor]]) -> list[list[Tensor]]:
-        """Derivatives in natural values turned into those in the leaves, for each list of parts."""
-        leaves = [leaf.detach().requires_grad_() for leaf in tree.leaves(hparams)]
-        values = tree.leaves(self._natural(tree.unflatten(hparams, leaves)))
-        return [list(torch.autograd.grad(values, leaves, part, retain_graph=True)) for part in parts]
 
     def _in_leaves(self, hparams: Any, found: Findings) -> Findings:
         """Findings in natural values, turned into those in the leaves; without an adjoint and what the run ended as."""
@@ -145,36 +203,6 @@ class Tuner:
 
     def _inner_loss(self, params: Any, values: Any, batch: Any) -> Tensor:
         return scalar_loss(self._update.loss, "inner loss", params, values, batch)
-
-    def _guarded(self, guard: Guard, outer_optimizer: Any, found: HyperGradient, state: Any, after: Any) -> Event:
-        """The outer step that the guard allows, written into `after`, and what was done."""
-        event, scale = guard.judge(total_norm(found), finite=is_finite(found))
-        after["events"] = {name: n + (event.name.lower() == name) for name, n in state["events"].items()}
-        if event is not Event.SKIPPED:
-            grads = [grad if scale == 1.0 else grad * scale for grad in tree.leaves(found.total)]
-            after["hparams"], after["outer_opt_state"] = self._move(outer_optimizer, state, grads)
-        return event
-
-    @torch.no_grad()
-    def _move(self, outer_optimizer: Any, state: Any, grads: list[Tensor]) -> tuple[Any, list[dict[str, Any]]]:
-        """One outer optimizer step from the state's leaves and moments, which are copied; then the clip."""
-        step, leaves = formula(outer_optimizer), tree.leaves(state["hparams"])
-        if isinstance(step, AdamStep) and all(leaf.device.type == "cpu" for leaf in leaves):
-            entries = started(step, leaves, state["outer_opt_state"])
-            moved, kept = step.read(leaves, grads, entries)
-            return self._clipped(state["hparams"], moved), kept
-        leaves = [leaf.clone().requires_grad_() for leaf in tree.leaves(state["hparams"])]
-        optimizer = outer_optimizer(leaves)
-        for leaf, grad, kept in zip(leaves, grads, state["outer_opt_state"], strict=True):
-            leaf.grad = grad
-            if kept:
-                optimizer.state[leaf] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
-        optimizer.step()
-        return self._clipped(state["hparams"], leaves), [dict(optimizer.state[leaf]) for leaf in leaves]
-
-    def _clipped(self, like: Any, leaves: list[Tensor]) -> Any:
-        """The leaves, each beyond its clip range set to the range's end."""
-        return tree.unflatten(like, [_clip(space, x.detach()) for space, x in zip(self._spaces, leaves, strict=True)])
 
 
 @torch.no_grad()

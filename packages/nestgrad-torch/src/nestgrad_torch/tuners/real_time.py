@@ -21,7 +21,6 @@ from nestgrad import (
     Status,
     check_guard,
     check_real_time,
-    error_for,
     tree,
 )
 from nestgrad_torch._derivatives import scalar_loss
@@ -32,12 +31,10 @@ from nestgrad_torch._steps import Moment, Pieces, Steps, traced
 from nestgrad_torch._tree import Params, check_matching, flat, split
 from nestgrad_torch.tuners._common import (
     Tuner,
-    is_finite,
     no_events,
     require_alone,
     require_callable,
     require_steppable,
-    total_norm,
     with_gradients,
 )
 
@@ -116,17 +113,6 @@ class RealTime(Tuner):
             event = self._followed(found, state, after)
             settings = self.values(after)
         return after, OnePassInfo(inner_loss=losses[0], tuned=tuned, hypergradient=found, hparams=settings, event=event)
-
-    def _followed(self, found: HyperGradient, state: Any, after: Any) -> Event:
-        """The outer step, written into `after`; what the guard did."""
-        if self.guard is not None:
-            return self._guarded(self.guard, self.outer_optimizer, found, state, after)
-        if self.throw and not found.status.ok and not is_finite(found):
-            raise error_for(found.status, self, found.stats, where=f"training step {after['step']}")
-        self._watch.see(total_norm(found), step=after["step"])
-        moves = self._move(self.outer_optimizer, state, tree.leaves(found.total))
-        after["hparams"], after["outer_opt_state"] = moves
-        return Event.NONE
 
     def _moment(self, point: Params, state: Any) -> Moment:
         weights = flat([leaf.detach() for leaf in point.leaves])
