@@ -4,6 +4,6 @@ from nestgrad_conformance import parametrize_with_checks
 from nestgrad_reference.testing import harness
 
 
-@parametrize_with_checks(harness, max_examples=30)
+@parametrize_with_checks(harness, max_examples=20)
 def test_conformance(run):
     run()
