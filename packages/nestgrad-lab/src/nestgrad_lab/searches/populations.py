@@ -44,6 +44,7 @@ def run_population(cell: Cell, stop: Callable[[], bool]) -> dict[str, Array] | N
         scheduler: Any = ASHAScheduler(max_t=reports, grace_period=1, reduction_factor=REDUCTION)
     else:
         scheduler = PopulationBasedTraining(
+            time_attr="training_iteration",
             perturbation_interval=PERTURBATION,
             hyperparam_mutations={**space},
             resample_probability=0.25,
