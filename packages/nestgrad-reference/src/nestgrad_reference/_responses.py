@@ -44,7 +44,7 @@ def weights_at(response: Response, phi: Any, lam: Vector) -> Any:
 def jacobian(response: Response, phi: Any, lam: Vector) -> np.ndarray:
     """∂w_φ/∂λ, (p, h), rows in the order of the leaves of params."""
     _, slope = _features_at(response, phi, lam)
-    return np.concatenate([w.reshape(-1, w.shape[-1]) for w in tree.leaves(phi["weight"])]) @ slope
+    return _rows(phi) @ slope
 
 
 def gradient_in_response(response: Response, phi: Any, lam: Vector, by_weights: Any) -> Any:
@@ -53,11 +53,15 @@ def gradient_in_response(response: Response, phi: Any, lam: Vector, by_weights: 
     found = {"bias": by_weights, "weight": tree.map(lambda g: g[..., None] * z, by_weights)}
     if isinstance(response, LinearResponse):
         return found
-    by_features = np.concatenate(
-        [w.reshape(-1, w.shape[-1]) for w in tree.leaves(tree.map(lambda _, w: w, by_weights, phi["weight"]))]
-    ).T @ np.concatenate([g.reshape(-1) for g in tree.leaves(by_weights)])
-    by_features = by_features * _active(response, phi, lam)
+    (slopes,) = tree.matched(phi["bias"], by_weights)
+    by_features = _active(response, phi, lam) * (_rows(phi).T @ np.concatenate([g.reshape(-1) for g in slopes]))
     return {**found, "inner": np.outer(by_features, lam), "offset": by_features}
+
+
+def _rows(phi: Any) -> np.ndarray:
+    """weight as a matrix, (p, features), rows in the order of the bias, whatever that of its own keys."""
+    (leaves,) = tree.matched(phi["bias"], phi["weight"])
+    return np.concatenate([leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves])
 
 
 def joined(hparams: Any) -> Vector:
