@@ -62,6 +62,7 @@ from nestgrad._methods.implicit import Implicit as Implicit
 from nestgrad._methods.penalty import Penalty as Penalty
 from nestgrad._methods.pes import PES as PES
 from nestgrad._methods.responses import FactorisedResponse as FactorisedResponse
+from nestgrad._methods.responses import GatedResponse as GatedResponse
 from nestgrad._methods.responses import LinearResponse as LinearResponse
 from nestgrad._methods.responses import MLPResponse as MLPResponse
 from nestgrad._methods.responses import Response as Response
@@ -80,6 +81,7 @@ from nestgrad._problem import Inner as Inner
 from nestgrad._problem import Loss as Loss
 from nestgrad._problem import Map as Map
 from nestgrad._problem import Minimize as Minimize
+from nestgrad._problem import PredictionLoss as PredictionLoss
 from nestgrad._problem import ProximalGradient as ProximalGradient
 from nestgrad._problem import Root as Root
 from nestgrad._problem import WeightUpdate as WeightUpdate
@@ -142,6 +144,13 @@ from nestgrad._tuners.one_pass import check_one_pass as check_one_pass
 from nestgrad._tuners.one_pass import window_position as window_position
 from nestgrad._tuners.real_time import RealTimeState as RealTimeState
 from nestgrad._tuners.real_time import check_real_time as check_real_time
+from nestgrad._tuners.self_tuning import ENTROPY_OF_UNIT_NORMAL as ENTROPY_OF_UNIT_NORMAL
+from nestgrad._tuners.self_tuning import Objective as Objective
+from nestgrad._tuners.self_tuning import SelfTuningState as SelfTuningState
+from nestgrad._tuners.self_tuning import check_self_tuning as check_self_tuning
+from nestgrad._tuners.self_tuning import moves_outer as moves_outer
+from nestgrad._tuners.self_tuning import shared_columns as shared_columns
+from nestgrad._tuners.self_tuning import softplus_inverse as softplus_inverse
 from nestgrad._verify import Verification as Verification
 from nestgrad._verify import VerifyOps as VerifyOps
 from nestgrad._verify import verify_with as verify_with

@@ -133,6 +133,8 @@ OPTIONAL: tuple[str, ...] = (
     "ManyRuns",
     "respond",
     "HyperTraining",
+    "gated",
+    "SelfTuning",
 )
 """What a backend may have besides: functions, the module of proximal maps, tuners, a tuner's method after a dot."""
 

@@ -12,7 +12,7 @@ from nestgrad._methods.darts import DARTS
 from nestgrad._methods.implicit import Implicit, Solver
 from nestgrad._methods.penalty import Penalty
 from nestgrad._methods.pes import PES
-from nestgrad._methods.responses import FactorisedResponse, LinearResponse, MLPResponse
+from nestgrad._methods.responses import FactorisedResponse, GatedResponse, LinearResponse, MLPResponse
 from nestgrad._methods.sama import SAMA
 from nestgrad._methods.unrolled import Unrolled
 from nestgrad._problem import FixedPoint, Minimize, ProximalGradient, Root, WeightUpdate, require_inner
@@ -40,6 +40,7 @@ INNERS_OF: Mapping[type, tuple[type, ...]] = {
     LinearResponse: (Minimize,),
     FactorisedResponse: (Minimize,),
     MLPResponse: (Minimize,),
+    GatedResponse: (Minimize,),
 }
 """The inner problems that each method takes; a method that is not listed takes any."""
 

@@ -29,6 +29,22 @@ class Minimize:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionLoss:
+    """An inner loss by way of a prediction: loss(predict(params, hparams, batch), hparams, batch).
+
+    predict returns an array or a tree of them, which is what the "linearised" objective of SelfTuning makes linear in
+    the response; whatever of the params the loss needs besides, as the norm of a penalty, is one of its arrays.
+    """
+
+    predict: Callable[[Any, Any, Any], Any]
+    loss: Callable[[Any, Any, Any], Any]
+
+    def __call__(self, params: Any, hparams: Any, batch: Any) -> Any:
+        """The scalar loss."""
+        return self.loss(self.predict(params, hparams, batch), hparams, batch)
+
+
+@dataclass(frozen=True, slots=True)
 class WeightUpdate:
     """params are moved by an optimizer: the residual is F = u(w, λ), the update subtracted from w in one step.
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
 from nestgrad._errors import InvalidInput, UnsupportedSpec
-from nestgrad._methods.responses import FactorisedResponse, LinearResponse, MLPResponse
+from nestgrad._methods.responses import Response
 from nestgrad._problem import BilevelProblem, Minimize
 from nestgrad._tuners.guard import Guard
 from nestgrad._tuners.one_pass import check_guard, check_spaces
@@ -106,10 +106,9 @@ def check_hyper_training(
             f"HyperTraining: inner problem {type(problem.inner).__name__}, limit: Minimize, as a response answers a "
             "loss and no optimizer. Remedy: pass Minimize(loss)."
         )
-    if not isinstance(response, (LinearResponse, FactorisedResponse, MLPResponse)):
+    if not isinstance(response, Response):
         raise InvalidInput(
-            f"HyperTraining.response: got {response!r}, limit: LinearResponse, FactorisedResponse or MLPResponse. "
-            "Remedy: pass LinearResponse()."
+            f"HyperTraining.response: got {response!r}, limit: one of nestgrad.Response. Remedy: pass LinearResponse()."
         )
     if not isinstance(distribution, (Normal, Uniform)):
         raise InvalidInput(
