@@ -108,7 +108,8 @@ def check_hyper_training(
         )
     if not isinstance(response, Response):
         raise InvalidInput(
-            f"HyperTraining.response: got {response!r}, limit: one of nestgrad.Response. Remedy: pass LinearResponse()."
+            f"HyperTraining.response: got {response!r}, limit: LinearResponse, FactorisedResponse, MLPResponse or "
+            "GatedResponse. Remedy: pass LinearResponse()."
         )
     if not isinstance(distribution, (Normal, Uniform)):
         raise InvalidInput(

@@ -83,7 +83,7 @@ def check_self_tuning(
     entropy: Any,
     every: int,
     warmup_steps: Any,
-    shared: Any,
+    shared: tuple[str, ...],
     guard: Guard | None = None,
 ) -> Minimize:
     """The inner problem, once it is checked that the tuner can be built; else InvalidInput, UnsupportedSpec."""
@@ -120,8 +120,7 @@ def check_self_tuning(
         )
     check_spaces("SelfTuning", hparams)
     paths = tree.named_leaves(hparams)
-    names: tuple[Any, ...] = shared if isinstance(shared, tuple) else (shared,)
-    for path in names:
+    for path in shared:
         if path not in paths:
             raise InvalidInput(
                 f"SelfTuning.shared: got {path!r}, limit: a tuple of {', '.join(sorted(paths))}. Remedy: name one."
