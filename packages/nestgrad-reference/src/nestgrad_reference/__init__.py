@@ -4,6 +4,7 @@ from typing import Any
 
 import nestgrad as _core
 from nestgrad import *  # noqa: F403
+from nestgrad_reference import gated as gated
 from nestgrad_reference import optim as optim
 from nestgrad_reference import prox as prox
 from nestgrad_reference._backend import hypergradient as hypergradient
@@ -27,6 +28,7 @@ from nestgrad_reference.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_reference.tuners.one_pass import OnePass as OnePass
 from nestgrad_reference.tuners.one_pass import per_parameter as per_parameter
 from nestgrad_reference.tuners.real_time import RealTime as RealTime
+from nestgrad_reference.tuners.self_tuning import SelfTuning as SelfTuning
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""The elementary functions of the hyperparameter spaces in NumPy, and each space's slope by hand."""
+"""The elementary functions of the hyperparameter spaces, which autograd differentiates, and each slope by hand."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any, cast
 import numpy as np
 
 from nestgrad import Bounded, Log, Log10, Logit, Real, Softplus, Space, SpaceOps
+from nestgrad_reference._tree import xp
 
 
 class _NumpyOps:
-    exp = staticmethod(np.exp)
-    log = staticmethod(np.log)
-    expm1 = staticmethod(np.expm1)
+    exp = staticmethod(xp.exp)
+    log = staticmethod(xp.log)
+    expm1 = staticmethod(xp.expm1)
 
     @staticmethod
     def sigmoid(x: Any, /) -> Any:
-        return 0.5 * (1.0 + np.tanh(0.5 * x))
+        return 0.5 * (1.0 + xp.tanh(0.5 * x))
 
     @staticmethod
     def softplus(x: Any, /) -> Any:
-        return np.logaddexp(x, 0.0)
+        return xp.logaddexp(x, 0.0)
 
 
 OPS = cast("SpaceOps", _NumpyOps())

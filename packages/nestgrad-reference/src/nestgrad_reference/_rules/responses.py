@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nestgrad import FactorisedResponse, HyperGradient, LinearResponse, MLPResponse
+from nestgrad import FactorisedResponse, GatedResponse, HyperGradient, LinearResponse, MLPResponse
 from nestgrad_reference._derivatives import outer_gradients
 from nestgrad_reference._responses import jacobian, joined, parted, require_fitting, weights_at
 from nestgrad_reference._rules._common import METHODS, Call, Outcome, finish
@@ -22,7 +22,7 @@ def of_call(spec: Any, call: Call) -> HyperGradient:
     return through(spec, dataclasses.replace(call, params=weights), jacobian(spec, call.params, lam))
 
 
-for _kind in (LinearResponse, FactorisedResponse, MLPResponse):
+for _kind in (LinearResponse, FactorisedResponse, MLPResponse, GatedResponse):
     METHODS.register(_kind)(of_call)
 
 

@@ -9,3 +9,4 @@ from nestgrad_reference.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_reference.tuners.one_pass import OnePass as OnePass
 from nestgrad_reference.tuners.one_pass import per_parameter as per_parameter
 from nestgrad_reference.tuners.real_time import RealTime as RealTime
+from nestgrad_reference.tuners.self_tuning import SelfTuning as SelfTuning

@@ -73,6 +73,19 @@ def hyper_step(tuner: Any, found: HyperGradient, state: Any, after: Any, *, fail
     Without a guard, raises the error of `found`, of the spec `failing`, where the total is not finite and the tuner
     throws.
     """
+    event, scale = judged(tuner, found, state, after, failing=failing, watch=watch)
+    if event is Event.SKIPPED:
+        return event
+    total = tree.map(lambda leaf: leaf * scale, found.total)
+    steps, after["outer_opt_state"] = tuner.outer_optimizer.update(total, state["outer_opt_state"], state["hparams"])
+    after["hparams"] = map_spaces(clip, tuner.spaces, tree.map(np.add, state["hparams"], steps))
+    return event
+
+
+def judged(
+    tuner: Any, found: HyperGradient, state: Any, after: Any, *, failing: Any, watch: Watch
+) -> tuple[Event, float]:
+    """What the tuner's guard does with a hypergradient, and what to multiply it by; without a guard, raise or watch."""
     finite, scale, event = is_finite(found), 1.0, Event.NONE
     if tuner.guard is None:
         if tuner.throw and not found.status.ok and not finite:
@@ -81,12 +94,7 @@ def hyper_step(tuner: Any, found: HyperGradient, state: Any, after: Any, *, fail
     else:
         event, scale = tuner.guard.judge(norm(found.total), finite=finite)
         after["events"] = counted(state["events"], event)
-    if event is Event.SKIPPED:
-        return event
-    total = tree.map(lambda leaf: leaf * scale, found.total)
-    steps, after["outer_opt_state"] = tuner.outer_optimizer.update(total, state["outer_opt_state"], state["hparams"])
-    after["hparams"] = map_spaces(clip, tuner.spaces, tree.map(np.add, state["hparams"], steps))
-    return event
+    return event, scale
 
 
 def no_events() -> dict[str, int]:
@@ -121,8 +129,13 @@ def weight_step(inner: WeightUpdate, params: Any, opt_state: Any, values: Any, b
 
 def require_outer_optimizer(tuner: str, optimizer: Any) -> None:
     """Raise UnsupportedOptimizer unless it is a functional rule."""
+    require_optimizer(f"{tuner}.outer_optimizer", optimizer)
+
+
+def require_optimizer(title: str, optimizer: Any) -> None:
+    """Raise UnsupportedOptimizer, naming the argument, unless it is a functional rule."""
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise UnsupportedOptimizer(
-            f"{tuner}.outer_optimizer: got {type(optimizer).__name__}, limit: an object with init and "
-            "update. Remedy: nestgrad_reference.optim.adam(0.05)."
+            f"{title}: got {type(optimizer).__name__}, limit: an object with init and update. "
+            "Remedy: nestgrad_reference.optim.adam(0.05)."
         )

@@ -12,6 +12,7 @@ from nestgrad import (
     Guard,
     HyperGradient,
     HyperTrainingState,
+    InvalidInput,
     Normal,
     OnePassInfo,
     Response,
@@ -38,7 +39,7 @@ from nestgrad_reference.tuners._common import (
     natural_values,
     no_events,
     norm,
-    require_outer_optimizer,
+    require_optimizer,
 )
 
 
@@ -75,7 +76,8 @@ class HyperTraining:
         self.optimizer, self.outer_optimizer = optimizer, outer_optimizer
         self.distribution, self.samples, self.response_steps = distribution, samples, response_steps
         self.guard, self.throw, self._watch = guard, throw, Watch()
-        require_outer_optimizer("HyperTraining", outer_optimizer)
+        require_optimizer("HyperTraining.optimizer", optimizer)
+        require_optimizer("HyperTraining.outer_optimizer", outer_optimizer)
 
     def init(self, params: Any, *, key: int) -> HyperTrainingState:
         """The state before the first step; key seeds the response and the noise."""
@@ -101,7 +103,7 @@ class HyperTraining:
         check_matching(state["params"], inner_batch=inner_batch, outer_batch=outer_batch)
         after: HyperTrainingState = {**state, "step": state["step"] + 1}
         if moves_response(state["step"], self.response_steps):
-            drawn = self._noise(state) if noise is None else np.asarray(noise, np.float64)
+            drawn = self._noise(state, noise)
             loss, slopes = self._fit(state, drawn, inner_batch)
             updates, after["opt_state"] = self.optimizer.update(slopes, state["opt_state"], state["params"])
             after["params"] = tree.map(np.add, state["params"], updates)
@@ -127,11 +129,17 @@ class HyperTraining:
     def __repr__(self) -> str:
         return f"HyperTraining(response={self.response})"
 
-    def _noise(self, state: HyperTrainingState) -> np.ndarray:
-        rng, shape = (
-            np.random.default_rng([state["seed"], state["step"]]),
-            (self.samples, joined(state["hparams"]).size),
-        )
+    def _noise(self, state: HyperTrainingState, given: Any) -> np.ndarray:
+        """(samples, h): what was given, or the run's own draws for this step."""
+        shape = (self.samples, joined(state["hparams"]).size)
+        if given is not None:
+            if np.shape(given) != shape:
+                raise InvalidInput(
+                    f"HyperTraining.step: noise of shape {np.shape(given)}, limit: {shape}, samples by hyperparameter "
+                    "entries. Remedy: leave it out, or draw it in this shape."
+                )
+            return np.asarray(given, np.float64)
+        rng = np.random.default_rng([state["seed"], state["step"]])
         return rng.normal(size=shape) if isinstance(self.distribution, Normal) else rng.uniform(size=shape)
 
     def _fit(self, state: HyperTrainingState, noise: np.ndarray, batch: Any) -> tuple[float, Any]:
