@@ -175,8 +175,35 @@ def experiment(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="The folder of an experiment.")]) -> None:
-    """Write an experiment's tables, pictures and page again from what is finished."""
+def study(
+    name: Annotated[str | None, typer.Argument(help="One of the lab; without it, they are listed.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="As large as in the paper, which may take hours.")] = False,
+    settings: Annotated[str | None, typer.Option(help="Named settings, where the study has several.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE: another value of a setting; several times.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the folder stands.")] = False,
+    backend: Annotated[str | None, typer.Option(help="torch or jax; the study's first by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, noise and batches.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or what the backend knows: cuda:0, gpu.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="The folder; runs/NAME by default.")] = None,
+) -> None:
+    """Run a study: one question with tables and pictures of its own; it survives a crash."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from nestgrad_lab.studies.run import list_studies, run_study  # noqa: PLC0415
+
+    if name is None:
+        list_studies(Console())
+        return
+    asked = {"full": full, "settings": settings, "set": change or [], "backend": backend, "seed": seed}
+    if run_study(name, out=out, resume=resume, device=device, **asked) == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="The folder of an experiment or a study.")]) -> None:
+    """Write an experiment's or a study's tables and pictures again from what is finished."""
     from nestgrad_lab.experiments.run import report as write_report  # noqa: PLC0415
 
     write_report(folder)

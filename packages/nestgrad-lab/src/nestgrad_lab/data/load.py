@@ -7,13 +7,18 @@ from pathlib import Path
 from nestgrad_lab.data.cifar import CIFAR_10, CIFAR_10_SUBSET, cifar_10, cifar_10_subset
 from nestgrad_lab.data.dataset import Dataset
 from nestgrad_lab.data.digits import digits
-from nestgrad_lab.data.images import FASHION_MNIST, fashion_mnist
+from nestgrad_lab.data.images import FASHION_MNIST, MNIST, fashion_mnist, mnist
 from nestgrad_lab.data.table import TASKS, table
 from nestgrad_lab.data.text import VOCABULARY, WIKITEXT_2, WINDOW, wikitext_2
 from nestgrad_lab.data.uci import SETS, uci
 from nestgrad_lab.errors import DataError, OptionError
 
-IMAGES = {FASHION_MNIST: fashion_mnist, CIFAR_10: cifar_10, CIFAR_10_SUBSET: cifar_10_subset}
+IMAGES = {
+    MNIST: mnist,
+    FASHION_MNIST: fashion_mnist,
+    CIFAR_10: cifar_10,
+    CIFAR_10_SUBSET: cifar_10_subset,
+}
 """The sets of images by name."""
 
 

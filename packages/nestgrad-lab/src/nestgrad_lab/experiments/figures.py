@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,7 @@ from typing import Any
 import numpy as np
 
 from nestgrad_lab.data.dataset import Array
-
-_STYLES: tuple[dict[str, Any], ...] = tuple(
-    {"color": colour, "ls": dash}
-    for colour in ("black", "0.5", "0.72")
-    for dash in ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-)
+from nestgrad_lab.drawing import line_styles, new_figure, plain, repeatable, saved
 
 
 @dataclass(frozen=True)
@@ -36,26 +30,16 @@ Tracks = Sequence[Track]
 
 def draw(name: str, tracks: Tracks) -> dict[str, bytes]:
     """{"png": ..., "svg": ...} of the figure of this name."""
-    import matplotlib as mpl  # noqa: PLC0415  (over a second, when cold)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     draws: dict[str, Callable[[Any, Tracks], None]] = {
         "distribution": _distribution,
         "curves": _curves,
         "trajectories": _trajectories,
         "grid": _grid,
     }
-    figure = Figure(figsize=(9, 1), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
-    files: dict[str, bytes] = {}
-    with mpl.rc_context({"svg.hashsalt": "nestgrad"}):  # else the same figure is never the same file
+    with repeatable():
+        figure = new_figure(9, 1)
         draws[name](figure, tracks)
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-            file = io.BytesIO()
-            figure.savefig(file, format=kind, metadata=metadata)
-            files[kind] = file.getvalue()
-    return files
+        return saved(figure)
 
 
 def _distribution(figure: Any, tracks: Tracks) -> None:
@@ -66,12 +50,12 @@ def _distribution(figure: Any, tracks: Tracks) -> None:
     axes = figure.subplots(len(sets), 2, squeeze=False, gridspec_kw={"width_ratios": [3, 2]})
     for row, data in zip(axes, sets, strict=True):
         own = [track for track in tracks if track.data == data]
-        for track, style in zip(own, _cycle(len(own)), strict=True):
+        for track, style in zip(own, line_styles(len(own)), strict=True):
             _cumulative(row[0], track, style)
         row[0].set(xscale="log", ylim=(0, 1), xlabel="final test loss", ylabel="share of runs below", title=data)
         row[0].legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         _boxes(row[1], own)
-    _plain(axes.flat)
+    plain(axes.flat)
 
 
 def _cumulative(axis: Any, track: Track, style: Mapping[str, Any]) -> None:
@@ -115,7 +99,7 @@ def _curves(figure: Any, tracks: Tracks) -> None:
     axes = figure.subplots(len(sets), 1, squeeze=False)
     for (axis,), data in zip(axes, sets, strict=True):
         own = [track for track in tracks if track.data == data]
-        for track, style in zip(own, _cycle(len(own)), strict=True):
+        for track, style in zip(own, line_styles(len(own)), strict=True):
             losses = np.where(np.isfinite(track.seen["test"]), track.seen["test"], np.inf)
             # No interpolation, which would make NaN of an infinite loss; the median is the table's.
             low, high = np.quantile(losses, [0.25, 0.75], axis=1, method="inverted_cdf")
@@ -124,7 +108,7 @@ def _curves(figure: Any, tracks: Tracks) -> None:
             axis.plot(track.steps, middle, lw=1.5, label=track.algorithm, **style)
         axis.set(yscale="log", xlabel="training step", ylabel="test loss, median and quartiles", title=data)
         axis.legend(frameon=False, fontsize=8, ncols=2)
-    _plain(axes.flat)
+    plain(axes.flat)
 
 
 def _trajectories(figure: Any, tracks: Tracks) -> None:
@@ -156,7 +140,7 @@ def _trajectories(figure: Any, tracks: Tracks) -> None:
         )
         figure.colorbar(ends, ax=axis, label="log10 of the final test loss")
         axis.set(xlabel="log10 learning rate", ylabel="log10 weight decay", title=f"{track.algorithm}, {track.data}")
-    _plain(axes)
+    plain(axes)
 
 
 def _moves(track: Track) -> bool:
@@ -188,25 +172,3 @@ def _grid(figure: Any, tracks: Tracks) -> None:
         axis.set_yticks(range(len(lookback)), lookback)
         axis.set(xlabel="T, steps between hyper steps", ylabel="i, look-back", title=f"{base}: median final test loss")
         figure.colorbar(image, ax=axis, label="log10")
-
-
-def _cycle(count: int) -> list[dict[str, Any]]:
-    return [_STYLES[i % len(_STYLES)] for i in range(count)]
-
-
-def _plain(axes: Any) -> None:
-    """A light grid; losses as numbers that one reads at a glance, not as powers."""
-    from matplotlib.ticker import LogFormatter  # noqa: PLC0415
-
-    class Short(LogFormatter):
-        def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
-            return f"{x:g}"
-
-    for axis in axes:
-        for scaled in (axis.xaxis, axis.yaxis):
-            if scaled.get_scale() == "log":
-                scaled.set_major_formatter(Short())
-                scaled.set_minor_formatter(Short(minor_thresholds=(1.2, 0.4)))
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(visible=True, color="0.92", lw=0.6)
-        axis.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""The folder of an experiment: what it is, where each cell keeps its checkpoints, who works on it, how it stands."""
+"""The folder of an experiment or a study: what it is, its checkpoints, who works on it, how it stands."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ExperimentFolder:
             self.write(OPTIONS, json.dumps(dict(options), indent=1))
         elif not resume:
             raise RunFolderError(
-                f"{self.path} holds a begun experiment, limit: a new folder. Remedy: pass --resume, or another --out."
+                f"{self.path} holds earlier work, limit: a new folder. Remedy: pass --resume, or another --out."
             )
         elif before != json.loads(json.dumps(dict(options))):
             changed = sorted(name for name in {*before, *options} if before.get(name) != options.get(name))

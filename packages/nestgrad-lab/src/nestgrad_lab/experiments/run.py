@@ -24,6 +24,7 @@ from nestgrad_lab.searches.bayesian import import_bayes_opt
 from nestgrad_lab.searches.cluster import import_ray
 from nestgrad_lab.settings import require_at_least
 from nestgrad_lab.stopping import asked_to_stop
+from nestgrad_lab.studies.run import report_study
 from nestgrad_lab.tables import print_table
 
 FILES = "results.csv, table.md, table.tex, summary.json, report.html"
@@ -118,14 +119,17 @@ def _worked(
 
 
 def report(path: Path, console: Console | None = None) -> None:
-    """Write the tables, figures and page of an experiment's folder again."""
+    """Write the tables, figures and page of an experiment's folder again, or those of a study's."""
     console = console or Console()
     folder = ExperimentFolder(path)
     begun = folder.options()
     if begun is None:
         raise OptionError(
-            f"{path}: no experiment was begun there, limit: a folder of nestgrad experiment. Remedy: name one."
+            f"{path}: no experiment was begun there, limit: a folder of nestgrad experiment or study. Remedy: name one."
         )
+    if "study" in begun:
+        report_study(path, begun, console)
+        return
     experiment = _experiment(begun["name"], begun["given"])
     cells = cells_of(experiment, begun["given"]["device"])
     with folder.locked():
