@@ -1,7 +1,9 @@
 """Hyper-training: its step written out, its own draws, phases, guards, and a ridge regression whose decay it tunes."""
 
 import copy
+import importlib.util
 import io
+import pathlib
 from functools import partial
 
 import pytest
@@ -9,18 +11,12 @@ import torch
 
 import nestgrad_torch as ng
 
-D = torch.float64
-SGD = partial(torch.optim.SGD, lr=0.1)
-RESPONSES = [ng.LinearResponse(), ng.FactorisedResponse(2), ng.MLPResponse(4)]
-KINDS = [type(response).__name__ for response in RESPONSES]
+_spec = importlib.util.spec_from_file_location("learned", pathlib.Path(__file__).with_name("learned.py"))
+learned = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(learned)
 
-
-def rand(*shape, seed=0, dtype=D):
-    return torch.randn(shape, dtype=D, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def params(dtype=D):
-    return {"w": rand(3, 2, seed=1, dtype=dtype), "deep": [rand(2, seed=2, dtype=dtype), rand(seed=3, dtype=dtype)]}
+D, SGD, RESPONSES = learned.D, learned.SGD, learned.RESPONSES
+rand, params, same, close, kind = learned.rand, learned.params, learned.same, learned.close, learned.kind
 
 
 def inner(w, h, batch):
@@ -47,15 +43,6 @@ def batches(dtype=D):
     return rand(3, seed=8, dtype=dtype), rand(3, 1, seed=9, dtype=dtype)
 
 
-def same(one, other):
-    return all(map(torch.equal, ng.tree.leaves(one), ng.tree.matched(one, other)[0]))
-
-
-def close(one, other, **limits):
-    rows = zip(ng.tree.leaves(one), ng.tree.matched(one, other)[0], strict=True)
-    return all(torch.allclose(a, b, **limits) for a, b in rows)
-
-
 def natural(leaves):
     return {"b": leaves["b"], "a": leaves["a"].exp()}
 
@@ -68,7 +55,7 @@ def natural(leaves):
         (ng.Uniform(low=-1.0, high=2.0), lambda center, noise: -1.0 + 3.0 * noise),
     ],
 )
-@pytest.mark.parametrize("response", RESPONSES, ids=KINDS)
+@pytest.mark.parametrize("response", RESPONSES, ids=kind)
 def test_a_step_is_what_it_is_defined_to_be(response, distribution, drawn):
     run = tuner(response, distribution=distribution, samples=3)
     state = run.init(params(), key=5)
@@ -120,7 +107,7 @@ def test_noise_is_the_runs_own_by_key_and_step(distribution):
     assert torch.equal(torch.manual_seed(1).get_state(), before)
 
 
-@pytest.mark.parametrize("response", RESPONSES, ids=KINDS)
+@pytest.mark.parametrize("response", RESPONSES, ids=kind)
 def test_a_run_goes_on_from_a_saved_state_in_the_same_bits(response, dtype):
     (train, test), guard = batches(dtype), ng.Guard()
     settings = {"hparams": spaces(dtype), "optimizer": ng.optim.adam(0.01), "guard": guard}

@@ -5,6 +5,7 @@ from typing import Any
 import nestgrad as _core
 from nestgrad import *  # noqa: F403
 from nestgrad_torch import distributed as distributed
+from nestgrad_torch import gated as gated
 from nestgrad_torch import implicit_diff as implicit_diff
 from nestgrad_torch import optim as optim
 from nestgrad_torch import prox as prox
@@ -33,6 +34,7 @@ from nestgrad_torch.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_torch.tuners.one_pass import OnePass as OnePass
 from nestgrad_torch.tuners.one_pass import per_parameter as per_parameter
 from nestgrad_torch.tuners.real_time import RealTime as RealTime
+from nestgrad_torch.tuners.self_tuning import SelfTuning as SelfTuning
 
 __version__ = "0.1.0"
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nestgrad import (
     FactorisedResponse,
+    GatedResponse,
     InvalidInput,
     LinearResponse,
     MLPResponse,
@@ -19,7 +20,8 @@ from nestgrad import (
     ordered_leaves,
     tree,
 )
-from nestgrad_torch._tree import Params, as_hparams, check_matching, flat, split
+from nestgrad_torch._gated_response import first_weights, leaf_rows, outputs_of
+from nestgrad_torch._tree import Params, as_hparams, check_matching, flat
 
 
 @torch.inference_mode(mode=False)
@@ -27,7 +29,9 @@ def init_response(response: Response, params: Any, hparams: Any, *, key: int) ->
     """The response's weights φ before training, at which respond(...) is params, whatever the hyperparameters.
 
     bias a copy of params, weight zeros; for FactorisedResponse V ~ N(0, 1/h) and c = 0, for MLPResponse V and c uniform
-    between ±1/√h, h the number of hyperparameter entries. params: a tree of tensors. key: seeds V and c.
+    between ±1/√h, h the number of hyperparameter entries. For GatedResponse weight is uniform between ±1/√k, k the
+    entries an output, and gates ~ N(0, gate_scale²): only where that is 0 does respond(...) begin as params. params: a
+    tree of tensors. key: seeds what is drawn.
     """
     _require_kind(response)
     require_no_module("init_response", params)
@@ -35,6 +39,8 @@ def init_response(response: Response, params: Any, hparams: Any, *, key: int) ->
     hparams = as_hparams(hparams, point.leaves[0])
     check_matching(point, hparams=hparams)
     entries = joined(hparams).numel()
+    if isinstance(response, GatedResponse):
+        return first_weights(response, params, entries, key=key)
     size, like = features(response, entries), point.leaves[0].detach()
     held: dict[str, Any] = {
         "bias": tree.map(lambda leaf: leaf.detach().clone(), params),
@@ -70,9 +76,12 @@ def responded(response: Response, weights: Any, entries: Tensor) -> Any:
 
 def responses(response: Response, weights: Any, rows: Tensor) -> list[Any]:
     """w_φ(λ) for each row λ of (samples, h): one product a leaf for them all."""
+    if isinstance(response, GatedResponse):
+        columns = [list(values.unbind(0)) for values in leaf_rows(response, weights, rows)]
+        return [tree.unflatten(weights["bias"], row) for row in zip(*columns, strict=True)]
     z = _features(response, weights, rows)
     (products,) = tree.matched(weights["bias"], weights["weight"])
-    columns: list[list[Tensor]] = []
+    columns = []
     for bias, weight in zip(tree.leaves(weights["bias"]), products, strict=True):
         values = torch.addmm(bias.reshape(1, -1), z, weight.reshape(-1, z.shape[1]).T)
         columns.append([row.view(bias.shape) for row in values.unbind(0)])
@@ -85,11 +94,13 @@ def joined(hparams: Any) -> Tensor:
 
 
 def parted(entries: Tensor, hparams: Any) -> Any:
-    """The inverse of `joined`: a tree like hparams of views of λ."""
+    """The inverse of `joined`: a tree like hparams of parts of λ, or for rows (..., h) of parts (..., *shape)."""
     named = tree.named_leaves(hparams)
     order = sorted(named)
-    parts = dict(zip(order, split(entries, [named[path] for path in order]), strict=True))
-    return tree.unflatten(hparams, [parts[path] for path in named])
+    columns = entries.split_with_sizes([named[path].numel() for path in order], dim=-1)
+    parts = dict(zip(order, columns, strict=True))
+    shaped = [parts[path].reshape((*entries.shape[:-1], *leaf.shape)) for path, leaf in named.items()]
+    return tree.unflatten(hparams, shaped)
 
 
 def require_no_module(title: str, params: Any) -> None:
@@ -103,29 +114,44 @@ def require_no_module(title: str, params: Any) -> None:
 
 def require_weights(response: Response, weights: Any, entries: int) -> None:
     """Raise InvalidInput unless φ is what the response needs for so many hyperparameter entries."""
-    size = features(response, entries)
-    wanted: dict[str, tuple[int, ...] | None] = {"bias": None, "weight": None}
-    if not isinstance(response, LinearResponse):
-        wanted |= {"inner": (size, entries), "offset": (size,)}
+    inner = _inner_shapes(response, entries)
+    trees = ("bias", "weight", "gates") if isinstance(response, GatedResponse) else ("bias", "weight")
     given = weights if isinstance(weights, Mapping) else {}
-    for key in (*wanted, *given):
+    for key in (*trees, *inner, *given):
         if key not in given:
-            shape = wanted[key]
-            raise _odd(response, key, "none", f"shape {shape}" if shape else "a tree like params", entries)
-        if key not in wanted:
-            raise _odd(response, str(key), "one", f"{', '.join(wanted)} alone", entries)
-    shapes = {key: shape for key, shape in wanted.items() if shape}
-    for path, leaf in tree.named_leaves(given["bias"]).items():
-        shapes[_below("weight", path)] = (*leaf.shape, size)
-    found = {_below("weight", path): leaf for path, leaf in tree.named_leaves(given["weight"]).items()}
-    found |= {key: given[key] for key in wanted if key not in {"bias", "weight"}}
+            limit = f"shape {inner[key]}" if key in inner else "a tree like params"
+            raise _odd(response, key, "none", limit, entries)
+        if key not in trees and key not in inner:
+            raise _odd(response, str(key), "one", f"{', '.join((*trees, *inner))} alone", entries)
+    shapes = {**inner, **_leaf_shapes(response, tree.named_leaves(given["bias"]), entries)}
+    found = {_below(key, path): leaf for key in trees[1:] for path, leaf in tree.named_leaves(given[key]).items()}
+    found |= {key: given[key] for key in inner}
     for name in (*shapes, *found):
         if name not in shapes:
             raise _odd(response, name, "one", "a leaf for each of the bias", entries)
         _require_shape(response, name, found.get(name), shapes[name], entries)
 
 
-def _features(response: Response, weights: Any, rows: Tensor) -> Tensor:
+def _inner_shapes(response: Response, entries: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of V and c, where the response has them."""
+    if isinstance(response, (GatedResponse, LinearResponse)):
+        return {}
+    size = features(response, entries)
+    return {"inner": (size, entries), "offset": (size,)}
+
+
+def _leaf_shapes(response: Response, named: dict[str, Tensor], entries: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each leaf of φ that stands beside one of the bias."""
+    if not isinstance(response, GatedResponse):
+        size = features(response, entries)
+        return {_below("weight", path): (*leaf.shape, size) for path, leaf in named.items()}
+    response.require_paths(named)
+    shapes = {_below("weight", path): tuple(leaf.shape) for path, leaf in named.items()}
+    gates = {_below("gates", path): (outputs_of(response, path, leaf), entries) for path, leaf in named.items()}
+    return {**shapes, **gates}
+
+
+def _features(response: LinearResponse | FactorisedResponse | MLPResponse, weights: Any, rows: Tensor) -> Tensor:
     """z for each row."""
     if isinstance(response, LinearResponse):
         return rows
@@ -134,9 +160,9 @@ def _features(response: Response, weights: Any, rows: Tensor) -> Tensor:
 
 
 def _require_kind(response: Any) -> None:
-    if not isinstance(response, (LinearResponse, FactorisedResponse, MLPResponse)):
+    if not isinstance(response, Response):
         raise InvalidInput(
-            f"response: got {response!r}, limit: LinearResponse, FactorisedResponse or MLPResponse. "
+            f"response: got {response!r}, limit: LinearResponse, FactorisedResponse, MLPResponse or GatedResponse. "
             "Remedy: pass LinearResponse()."
         )
 

@@ -22,7 +22,7 @@ class Outcome:
     """What a method found: direct and indirect one entry a hyperparameter, None for zero.
 
     weights are those at which the outer loss was taken, slope its gradient there, adjoint the method's, all vectors; in
-    the place of slope, its norm.
+    the place of slope, its norm. others: what else has to be finite.
     """
 
     loss: Tensor
@@ -32,6 +32,7 @@ class Outcome:
     slope: Tensor | None = None
     adjoint: Tensor | None = None
     optimality: Tensor | float = math.nan
+    others: tuple[Tensor, ...] = ()
     steps: int = 0
     products: int = 0
 
@@ -44,7 +45,7 @@ def finish(call: Call, found: Outcome, *, params: Any = None, opt_state: Any = N
     there = [v for v in (found.weights, found.slope, found.adjoint) if v is not None]
     optimality = found.optimality if isinstance(found.optimality, Tensor) else found.loss.new_tensor(math.nan)
     figures = [found.loss, optimality, vector_norm(flat(direct), 1), vector_norm(flat(indirect))]
-    figures += [*map(vector_norm, there), *(vector_norm(part, 1) for part in total)]
+    figures += [*map(vector_norm, (*there, *found.others)), *(vector_norm(part, 1) for part in total)]
     return Findings(
         total=total,
         direct=direct,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 import torch
 from torch.linalg import vector_norm
 
-from nestgrad import FactorisedResponse, LinearResponse, MLPResponse, Response, tree
+from nestgrad import Response, tree
 from nestgrad_torch._responses import joined, require_no_module, require_weights, responded
 from nestgrad_torch._rules._call import METHODS, Call
 from nestgrad_torch._rules._findings import Findings
@@ -41,5 +42,5 @@ def learned(spec: Response, call: Call) -> Findings:
     return finish(there, found, params=there.point.tree)
 
 
-for _kind in (LinearResponse, FactorisedResponse, MLPResponse):
+for _kind in get_args(Response):
     METHODS.register(_kind)(learned)

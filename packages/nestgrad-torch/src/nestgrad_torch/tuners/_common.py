@@ -34,7 +34,7 @@ from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, flat
 from nestgrad_torch.distributed import is_sharded, unwrapped
-from nestgrad_torch.tuners._outer_step import AdamStep, formula, started
+from nestgrad_torch.tuners._outer_step import moved_by
 from nestgrad_torch.tuners._recall import Recall
 
 
@@ -75,43 +75,33 @@ class Tuned:
         values = tree.leaves(self._natural(tree.unflatten(hparams, leaves)))
         return [list(torch.autograd.grad(values, leaves, part, retain_graph=True)) for part in parts]
 
-    def _followed(self, found: HyperGradient, state: Any, after: Any) -> Event:
-        """The outer step, written into `after`; what the guard did."""
+    def _followed(self, found: HyperGradient, state: Any, after: Any, *others: Tensor) -> Event:
+        """The outer step, written into `after`; what the guard did. others: gradients of what else `_move` moves."""
         if self.guard is not None:
-            return self._guarded(self.guard, self.outer_optimizer, found, state, after)
-        if self.throw and not found.status.ok and not is_finite(found):
+            return self._guarded(self.guard, self.outer_optimizer, found, state, after, *others)
+        if self.throw and not found.status.ok and not is_finite(found, *others):
             raise error_for(found.status, self, found.stats, where=f"training step {after['step']}")
         self._watch.see(total_norm(found), step=after["step"])
-        moves = self._move(self.outer_optimizer, state, tree.leaves(found.total))
-        after["hparams"], after["outer_opt_state"] = moves
+        after.update(self._move(self.outer_optimizer, state, [*tree.leaves(found.total), *others]))
         return Event.NONE
 
-    def _guarded(self, guard: Guard, outer_optimizer: Any, found: HyperGradient, state: Any, after: Any) -> Event:
+    def _guarded(
+        self, guard: Guard, outer_optimizer: Any, found: HyperGradient, state: Any, after: Any, *others: Tensor
+    ) -> Event:
         """The outer step that the guard allows, written into `after`, and what was done."""
-        event, scale = guard.judge(total_norm(found), finite=is_finite(found))
+        event, scale = guard.judge(total_norm(found), finite=is_finite(found, *others))
         after["events"] = {name: n + (event.name.lower() == name) for name, n in state["events"].items()}
         if event is not Event.SKIPPED:
-            grads = [grad if scale == 1.0 else grad * scale for grad in tree.leaves(found.total)]
-            after["hparams"], after["outer_opt_state"] = self._move(outer_optimizer, state, grads)
+            grads = [grad if scale == 1.0 else grad * scale for grad in (*tree.leaves(found.total), *others)]
+            after.update(self._move(outer_optimizer, state, grads))
         return event
 
-    @torch.no_grad()
-    def _move(self, outer_optimizer: Any, state: Any, grads: list[Tensor]) -> tuple[Any, list[dict[str, Any]]]:
-        """One outer optimizer step from the state's leaves and moments, which are copied; then the clip."""
-        step, leaves = formula(outer_optimizer), tree.leaves(state["hparams"])
-        if isinstance(step, AdamStep) and all(leaf.device.type == "cpu" for leaf in leaves):
-            entries = started(step, leaves, state["outer_opt_state"])
-            moved, kept = step.read(leaves, grads, entries)
-            return self._clipped(state["hparams"], moved), kept
-        leaves = [leaf.clone().requires_grad_() for leaf in tree.leaves(state["hparams"])]
-        optimizer = outer_optimizer(leaves)
-        for leaf, grad, kept in zip(leaves, grads, state["outer_opt_state"], strict=True):
-            leaf.grad = grad
-            if kept:
-                optimizer.state[leaf] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
-        optimizer.step()
-        return self._clipped(state["hparams"], leaves), [dict(optimizer.state[leaf]) for leaf in leaves]
+    def _move(self, outer_optimizer: Any, state: Any, grads: list[Tensor]) -> dict[str, Any]:
+        """What one outer optimizer step makes of the state's leaves and moments, which are copied; after the clip."""
+        moved, kept = moved_by(outer_optimizer, tree.leaves(state["hparams"]), state["outer_opt_state"], grads)
+        return {"hparams": self._clipped(state["hparams"], moved), "outer_opt_state": kept}
 
+    @torch.no_grad()
     def _clipped(self, like: Any, leaves: list[Tensor]) -> Any:
         """The leaves, each beyond its clip range set to the range's end."""
         return tree.unflatten(like, [_clip(space, x.detach()) for space, x in zip(self._spaces, leaves, strict=True)])
@@ -266,9 +256,9 @@ def no_events() -> dict[str, int]:
     return {"clipped": 0, "skipped": 0}
 
 
-def is_finite(found: HyperGradient) -> bool:
-    """Whether the total and the outer loss are."""
-    return all(bool(t.isfinite().all()) for t in [*tree.leaves(found.total), found.outer_loss])
+def is_finite(found: HyperGradient, *others: Tensor) -> bool:
+    """Whether the total, the outer loss and the others are."""
+    return all(bool(t.isfinite().all()) for t in [*tree.leaves(found.total), found.outer_loss, *others])
 
 
 def total_norm(found: HyperGradient) -> float:

@@ -62,8 +62,8 @@ class OuterSteps:
             if not stays:
                 alone = {"hparams": tree.unflatten(state["hparams"], own), "outer_opt_state": kept[run]}
                 grads = [grad[run].clone() for grad in total]
-                moved, kept[run] = self._tuner._move(self._tuner.outer_optimizer, alone, grads)  # noqa: SLF001
-                own = tree.leaves(moved)
+                moved = self._tuner._move(self._tuner.outer_optimizer, alone, grads)  # noqa: SLF001
+                own, kept[run] = tree.leaves(moved["hparams"]), moved["outer_opt_state"]
             rows.append(own)
         return tree.unflatten(state["hparams"], [torch.stack(column) for column in zip(*rows, strict=True)]), kept
 

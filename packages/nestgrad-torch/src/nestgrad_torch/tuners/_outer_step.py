@@ -99,3 +99,21 @@ def formula(outer_optimizer: Callable[..., Any]) -> AdamStep | SGDStep | None:
 def started(step: AdamStep | SGDStep, leaves: list[Tensor], kept: list[Kept]) -> list[Kept]:
     """The entries, each with what its first step would make."""
     return [entry or step.start(leaf) for leaf, entry in zip(leaves, kept, strict=True)]
+
+
+@torch.no_grad()
+def moved_by(
+    outer_optimizer: Callable[..., Any], leaves: list[Tensor], kept: list[Kept], grads: list[Tensor]
+) -> tuple[list[Tensor], list[Kept]]:
+    """(the leaves after one step of the optimizer, its entries), both copied before."""
+    step = formula(outer_optimizer)
+    if isinstance(step, AdamStep) and all(leaf.device.type == "cpu" for leaf in leaves):
+        return step.read(leaves, grads, started(step, leaves, kept))
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+    optimizer = outer_optimizer(leaves)
+    for leaf, grad, entry in zip(leaves, grads, kept, strict=True):
+        leaf.grad = grad
+        if entry:
+            optimizer.state[leaf] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in entry.items()}
+    optimizer.step()
+    return [leaf.detach() for leaf in leaves], [dict(optimizer.state[leaf]) for leaf in leaves]

@@ -15,7 +15,6 @@ from nestgrad import (
     Guard,
     HyperGradient,
     HyperTrainingState,
-    InvalidInput,
     Minimize,
     Normal,
     OnePassInfo,
@@ -40,6 +39,7 @@ from nestgrad_torch.tuners._common import (
     stepped,
     with_gradients,
 )
+from nestgrad_torch.tuners._noise import given_noise, own_noise
 
 
 class HyperTraining(Tuned):
@@ -179,18 +179,9 @@ class HyperTraining(Tuned):
         center = joined(state["hparams"])
         shape = (self.samples, center.numel())
         if given is not None:
-            noise = torch.as_tensor(given, dtype=center.dtype, device=center.device).detach()
-            if tuple(noise.shape) != shape:
-                raise InvalidInput(
-                    f"HyperTraining.step: noise of shape {tuple(noise.shape)}, limit: {shape}, samples by "
-                    "hyperparameter entries. Remedy: leave it out, or draw it in this shape."
-                )
-            return noise
-        # The CPU generator sees 32 bits of its seed; steps of one run never share one.
-        generator = torch.Generator("cpu").manual_seed((state["seed"] * 0x9E3779B1 + state["step"] + 1) % 2**32)
+            return given_noise(given, "HyperTraining.step: noise", shape, center)
         draw = torch.randn if isinstance(self.distribution, Normal) else torch.rand
-        noise = draw(shape, generator=generator, dtype=torch.float64, device="cpu")
-        return noise.to(center.dtype).to(center.device)
+        return own_noise(state["seed"], state["step"], shape, center, draw)
 
     def _of_leaves(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """The loss as a function of the leaves."""

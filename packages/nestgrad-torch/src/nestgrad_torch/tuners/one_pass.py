@@ -251,8 +251,7 @@ class OnePass(Tuner):
         elif self.throw and not found.status.ok:
             raise error_for(found.status, method, found.stats, where=f"training step {reached['step']}")
         if self._programs is None or self._programs.outer is None or not isinstance(self.method, Implicit):
-            moved = self._move(self.outer_optimizer, state, tree.leaves(found.total))
-            reached["hparams"], reached["outer_opt_state"] = moved
+            reached.update(self._move(self.outer_optimizer, state, tree.leaves(found.total)))
         return found, Event.NONE
 
     def _choice(
