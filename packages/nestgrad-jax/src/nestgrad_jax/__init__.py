@@ -5,6 +5,7 @@ from typing import Any
 import nestgrad as _core
 from nestgrad import *  # noqa: F403
 from nestgrad_jax import _pytrees as _pytrees
+from nestgrad_jax import gated as gated
 from nestgrad_jax import implicit_diff as implicit_diff
 from nestgrad_jax import optim as optim
 from nestgrad_jax import prox as prox
@@ -30,6 +31,7 @@ from nestgrad_jax.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_jax.tuners.one_pass import OnePass as OnePass
 from nestgrad_jax.tuners.one_pass import per_parameter as per_parameter
 from nestgrad_jax.tuners.real_time import RealTime as RealTime
+from nestgrad_jax.tuners.self_tuning import SelfTuning as SelfTuning
 
 __version__ = "0.1.0"
 

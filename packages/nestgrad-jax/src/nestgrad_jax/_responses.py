@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from nestgrad import InvalidInput, LinearResponse, MLPResponse, Response, features, ordered_leaves
+from nestgrad import GatedResponse, InvalidInput, LinearResponse, MLPResponse, Response, features, ordered_leaves
+from nestgrad_jax._gated_response import gated_shapes, gated_start, gated_values
 from nestgrad_jax._shardings import beside
 from nestgrad_jax._tree import as_hparams, as_key, as_params, check_arguments, check_matching, named_leaves
 
@@ -19,10 +20,11 @@ _REMEDY = "Remedy: init_response(response, params, hparams, key=0), whose tree t
 
 
 def init_response(response: Response, params: Any, hparams: Any, *, key: Any) -> Any:
-    """φ of a response that is params everywhere: bias a copy of params, weight zero.
+    """φ of a response that is params everywhere: bias a copy of params, and weight or gates zero.
 
     params: a pytree of floating arrays. hparams: of them the number of entries h matters alone. key: an int or a PRNG
-    key; V of a FactorisedResponse is drawn from N(0, 1/h), V and c of an MLPResponse are from ±1/√h, uniformly.
+    key; V of a FactorisedResponse is drawn from N(0, 1/h), V and c of an MLPResponse are from ±1/√h, uniformly; weight
+    of a GatedResponse is from ±1/√(entries of an output), uniformly, and its gates from N(0, gate_scale²).
     """
     _require_response(response)
     check_arguments(params=params, hparams=hparams)
@@ -32,6 +34,8 @@ def init_response(response: Response, params: Any, hparams: Any, *, key: Any) ->
     entries = as_vector(as_hparams(hparams, dtype)).size
     if not entries:
         raise InvalidInput("hparams: 0 entries, limit: at least 1. Remedy: pass the values that params respond to.")
+    if isinstance(response, GatedResponse):
+        return beside(bias, {"bias": bias, **gated_start(response, bias, entries, as_key(key))})
     size = features(response, entries)
     # Made from the leaf, so that it is where the leaf is.
     weight = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.zeros_like(leaf)[..., None], (*leaf.shape, size)), bias)
@@ -53,8 +57,14 @@ def respond(response: Response, params: Any, hparams: Any) -> Any:
 
 def responded(response: Response, params: Any, hparams: Any) -> Any:
     """w_φ(λ) of arrays of one dtype, traced; InvalidInput for a φ of another kind or shape."""
-    vector = as_vector(hparams)
+    return responded_at(response, params, as_vector(hparams))
+
+
+def responded_at(response: Response, params: Any, vector: Array) -> Any:
+    """`responded` for a λ in one vector, or a code in its place."""
     require_shapes(response, params, vector.size)
+    if isinstance(response, GatedResponse):
+        return gated_values(response, params, vector)
     if "inner" in params:
         vector = jnp.dot(params["inner"], vector, precision=lax.Precision.HIGHEST) + params["offset"]
     z = jax.nn.relu(vector) if isinstance(response, MLPResponse) else vector
@@ -87,16 +97,7 @@ def require_shapes(response: Response, params: Any, entries: int) -> None:
     """Raise InvalidInput unless φ is one of this response, for so many hyperparameter entries."""
     if not isinstance(params, Mapping) or "bias" not in params:
         raise InvalidInput(f"params: no 'bias' in {_kind(params)}, limit: the tree of {response!r}. {_REMEDY}")
-    size = features(response, entries)
-    bias, structure = jax.tree.leaves(params["bias"]), jax.tree.structure(params["bias"])
-    wanted: dict[str, Any] = {
-        "bias": params["bias"],
-        "weight": structure.unflatten([jax.ShapeDtypeStruct((*leaf.shape, size), leaf.dtype) for leaf in bias]),
-    }
-    if not isinstance(response, LinearResponse):
-        dtype = bias[0].dtype
-        wanted["inner"] = jax.ShapeDtypeStruct((size, entries), dtype)
-        wanted["offset"] = jax.ShapeDtypeStruct((size,), dtype)
+    wanted = {"bias": params["bias"], **_shapes(response, params["bias"], entries)}
     found, expected = dict(named_leaves("params", dict(params))), dict(named_leaves("params", wanted))
     for name in sorted(found.keys() ^ expected.keys()):
         there, limit = (tree[name].shape if name in tree else "no such leaf" for tree in (found, expected))
@@ -107,6 +108,20 @@ def require_shapes(response: Response, params: Any, entries: int) -> None:
                 f"{name}: shape {found[name].shape}, limit: {leaf.shape} for {response!r} and {entries} hyperparameter "
                 f"entries. {_REMEDY}"
             )
+
+
+def _shapes(response: Response, bias: Any, entries: int) -> dict[str, Any]:
+    """φ but for its bias, as shapes."""
+    if isinstance(response, GatedResponse):
+        return gated_shapes(response, bias, entries)
+    size = features(response, entries)
+    leaves, structure = jax.tree.flatten(bias)
+    shapes = [jax.ShapeDtypeStruct((*leaf.shape, size), leaf.dtype) for leaf in leaves]
+    wanted: dict[str, Any] = {"weight": structure.unflatten(shapes)}
+    if not isinstance(response, LinearResponse):
+        wanted["inner"] = jax.ShapeDtypeStruct((size, entries), leaves[0].dtype)
+        wanted["offset"] = jax.ShapeDtypeStruct((size,), leaves[0].dtype)
+    return wanted
 
 
 def _said(shape: Any) -> str:

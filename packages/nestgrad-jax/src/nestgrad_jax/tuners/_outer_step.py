@@ -14,20 +14,41 @@ from nestgrad_jax.tuners._leaves import clipped
 
 
 def outer_step(
-    spaces: Any, rule: Any, guard: Guard | None, total: Any, outer_loss: Array, state: Any
+    spaces: Any,
+    rule: Any,
+    guard: Guard | None,
+    total: Any,
+    outer_loss: Array,
+    state: Any,
+    besides: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], Array | None]:
-    """(the state's entries that a hyper step changes, what the guard did as an int32; None without a guard)."""
-    leaves, held = state["hparams"], state["outer_opt_state"]
+    """(the state's entries that a hyper step changes, what the guard did as an int32; None without a guard).
+
+    besides: gradients of other entries of the state that move with the leaves. The guard judges the total alone.
+    """
+    held = state["outer_opt_state"]
+    slopes = {"hparams": total, **(besides or {})}
+    values = {name: state[name] for name in slopes}
+
+    def step(slopes: Any) -> tuple[dict[str, Any], Any]:
+        if besides is None:
+            moves, after = rule.update(slopes["hparams"], held, values["hparams"])
+            moves = {"hparams": moves}
+        else:
+            moves, after = rule.update(slopes, held, values)
+        moved = moved_by(values, moves)
+        return {**moved, "hparams": clipped(spaces, moved["hparams"])}, after
+
     if guard is None:
-        moves, held = rule.update(total, held, leaves)
-        return {"hparams": clipped(spaces, moved_by(leaves, moves)), "outer_opt_state": held}, None
+        moved, after = step(slopes)
+        return {**moved, "outer_opt_state": after}, None
     event, scale = _judged(guard, total, outer_loss)
     skipped = event == int(Event.SKIPPED)
-    followed = jax.tree.map(lambda h: jnp.where(skipped, jnp.zeros_like(h), h * scale.astype(h.dtype)), total)
-    moves, after = rule.update(followed, held, leaves)
-    moved = clipped(spaces, moved_by(leaves, moves))
+    moved, after = step(
+        jax.tree.map(lambda h: jnp.where(skipped, jnp.zeros_like(h), h * scale.astype(h.dtype)), slopes)
+    )
     return {
-        "hparams": _unless(skipped, leaves, moved),
+        **_unless(skipped, values, moved),
         "outer_opt_state": _unless(skipped, held, after),
         "events": {
             name: count + (event == int(Event[name.upper()])).astype(count.dtype)
