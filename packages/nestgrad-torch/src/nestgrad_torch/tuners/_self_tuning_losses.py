@@ -12,7 +12,7 @@ from torch import Tensor
 from nestgrad import GatedResponse, Objective, PredictionLoss, tree
 from nestgrad_torch._derivatives import scalar_loss
 from nestgrad_torch._responses import joined, parted, responses
-from nestgrad_torch._second_order import require_twice_differentiable, second_order
+from nestgrad_torch._second_order import require_twice_differentiable
 from nestgrad_torch.gated import viewed
 
 
@@ -76,12 +76,10 @@ class Fit:
         By reverse mode twice, which prunes what does not depend on c: forward mode takes 1.5 to 4 times as long here,
         and softmax has none that can be differentiated after.
         """
-        with second_order(None):
-            codes = torch.zeros_like(rows).requires_grad_()
-            cases = zip(self.params(weights, codes), values, strict=True)
-            found = [loss.predict(params, settings, batch) for params, settings in cases]
-            lines = _along(found, codes, rows)
-            return self.mean(loss.loss, "inner loss", lines, values, batch)
+        codes = torch.zeros_like(rows).requires_grad_()
+        cases = zip(self.params(weights, codes), values, strict=True)
+        found = [loss.predict(params, settings, batch) for params, settings in cases]
+        return self.mean(loss.loss, "inner loss", _along(found, codes, rows), values, batch)
 
 
 def _along(found: list[Any], codes: Tensor, rows: Tensor) -> list[Any]:
@@ -94,11 +92,10 @@ def _along(found: list[Any], codes: Tensor, rows: Tensor) -> list[Any]:
     duals = [torch.zeros_like(leaf).requires_grad_() for leaf in moving]
     if not moving:
         return found
-    for leaf in moving:
-        require_twice_differentiable(leaf, None)
     (pulled,) = torch.autograd.grad(moving, codes, duals, create_graph=True, allow_unused=True)
     if pulled is None or not pulled.requires_grad:
         return found
+    require_twice_differentiable(pulled, None)
     slopes = torch.autograd.grad(pulled, duals, rows, create_graph=True, allow_unused=True)
     by_leaf = {id(leaf): slope for leaf, slope in zip(moving, slopes, strict=True) if slope is not None}
     lines = [leaf.detach() + by_leaf[id(leaf)] if id(leaf) in by_leaf else leaf for leaf in leaves]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ from nestgrad_torch._rules._call import Call
 from nestgrad_torch._rules._findings import result
 from nestgrad_torch._rules._finish import Outcome, finish
 from nestgrad_torch._rules.implicit import require_connected
+from nestgrad_torch._second_order import second_order
 from nestgrad_torch._space_ops import OPS
 from nestgrad_torch._tree import Params, check_matching, flat, untouched
 from nestgrad_torch.tuners._common import (
@@ -181,8 +183,9 @@ class SelfTuning(Tuned):
         """(the inner loss, the norm of its gradient in bias); the step of φ is written into `after`."""
         leaves = [leaf.detach().requires_grad_() for leaf in tree.leaves(state["params"])]
         weights = tree.unflatten(state["params"], leaves)
-        objective, loss = self._fit.inner(self._inner, weights, state["hparams"], rows, batch)
-        grads = tree.unflatten(weights, gradient(objective, leaves))
+        with second_order(None) if self.objective == "linearised" else contextlib.nullcontext():
+            objective, loss = self._fit.inner(self._inner, weights, state["hparams"], rows, batch)
+            grads = tree.unflatten(weights, gradient(objective, leaves))
         after["params"], after["opt_state"] = stepped(self.optimizer, grads, state["opt_state"], state["params"])
         return loss.detach(), vector_norm(flat(tree.leaves(grads["bias"])))
 
