@@ -4,6 +4,7 @@ from nestgrad_conformance.checks import errors as errors
 from nestgrad_conformance.checks import exactness as exactness
 from nestgrad_conformance.checks import first_order as first_order
 from nestgrad_conformance.checks import forward as forward
+from nestgrad_conformance.checks import gated_layers as gated_layers
 from nestgrad_conformance.checks import inner_problems as inner_problems
 from nestgrad_conformance.checks import invariance as invariance
 from nestgrad_conformance.checks import legality as legality
@@ -14,6 +15,8 @@ from nestgrad_conformance.checks import other_tuners as other_tuners
 from nestgrad_conformance.checks import proximal as proximal
 from nestgrad_conformance.checks import purity as purity
 from nestgrad_conformance.checks import responses as responses
+from nestgrad_conformance.checks import self_tuning as self_tuning
+from nestgrad_conformance.checks import self_tuning_facts as self_tuning_facts
 from nestgrad_conformance.checks import solvers as solvers
 from nestgrad_conformance.checks import status as status
 from nestgrad_conformance.checks import structure as structure

@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import autograd  # pyright: ignore[reportMissingTypeStubs]
-import autograd.numpy as anp  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 
 from nestgrad import (
@@ -14,6 +13,7 @@ from nestgrad import (
     Dense,
     DisconnectedHyperparameter,
     FactorisedResponse,
+    GatedResponse,
     Guard,
     InvalidInput,
     LinearResponse,
@@ -23,7 +23,6 @@ from nestgrad import (
     Normal,
     Real,
     Uniform,
-    features,
     tree,
 )
 from nestgrad_conformance import problems
@@ -31,23 +30,15 @@ from nestgrad_conformance.context import REFERENCE, Context
 from nestgrad_conformance.draws import Draw
 from nestgrad_conformance.expecting import refused
 from nestgrad_conformance.following import follow
+from nestgrad_conformance.learned import drawn_response, responding
 from nestgrad_conformance.problems import Case
 from nestgrad_conformance.problems.tanh_network import DecayedNetworkLoss, NetworkLoss, network_params
 from nestgrad_conformance.registry import check
 
-_RESPONSES = (LinearResponse(), FactorisedResponse(2), MLPResponse(4))
-_SPECS = ("LinearResponse", "FactorisedResponse", "MLPResponse", "Minimize")
+_ACROSS = GatedResponse(axes=(("hidden/0", 1),))  # a square leaf, whose axes differ in nothing else
+_RESPONSES = (LinearResponse(), FactorisedResponse(2), MLPResponse(4), _ACROSS)
+_SPECS = ("LinearResponse", "FactorisedResponse", "MLPResponse", "GatedResponse", "Minimize")
 ad: Any = autograd  # it makes its names at import, out of a type checker's sight
-xp: Any = anp
-
-
-def _phi(draw: Draw, response: Any, params: Any, entries: int, size: float = 0.3) -> Any:
-    """A drawn φ whose bias is params."""
-    count = features(response, entries)
-    phi = {"bias": params, "weight": tree.map(lambda p: size * draw.normal(*np.shape(p), count), params)}
-    if isinstance(response, LinearResponse):
-        return phi
-    return {**phi, "inner": draw.normal(count, entries), "offset": 0.3 * draw.normal(count)}
 
 
 def _vector(hparams: Any) -> np.ndarray:
@@ -60,22 +51,14 @@ def _hparams(lam: Any) -> Any:
     return {"gain": lam[1:], "decay": lam[0]}
 
 
-def _weights(response: Any, phi: Any, lam: Any) -> Any:
-    """bias + weight · z(λ)."""
-    z = lam if isinstance(response, LinearResponse) else phi["inner"] @ lam + phi["offset"]
-    if isinstance(response, MLPResponse):
-        z = xp.maximum(z, 0.0)
-    return tree.map(lambda bias, weight: bias + xp.sum(weight * z, -1), phi["bias"], phi["weight"])
-
-
 @check(*_SPECS, "respond")
 def responses_equal_their_definition(ctx: Context, draw: Draw) -> None:
-    """w_φ(λ) = bias + weight · z(λ), z by the kind of the response, entries in the order of sorted paths."""
+    """w_φ(λ) by the kind of the response, entries in the order of sorted paths, gates along their axis."""
     response, case = draw.pick(_RESPONSES, "response"), problems.tanh_network(draw)
-    phi = ctx.seen(_phi(draw, response, case.params, 3))
+    phi = ctx.seen(drawn_response(draw, response, case.params, 3))
     backend: Any = ctx.harness.backend
     found = backend.respond(response, ctx.arrays(phi), ctx.arrays(case.hparams))
-    wanted = tree.map(np.asarray, _weights(response, phi, _vector(ctx.seen(case.hparams))))
+    wanted = tree.map(np.asarray, responding(response, phi, _vector(ctx.seen(case.hparams))))
     size = np.ones(sum(np.size(leaf) for leaf in tree.leaves(wanted)))
     ctx.close(found, wanted, 1e-5 if ctx.dtype == "float32" else 1e-12, what="params", scale=size)
 
@@ -84,13 +67,13 @@ def responses_equal_their_definition(ctx: Context, draw: Draw) -> None:
 def a_response_gives_its_total_derivative(ctx: Context, draw: Draw) -> None:
     """direct = ∂L_out/∂λ, indirect = (∂w_φ/∂λ)ᵀ ∂L_out/∂w at w_φ(λ); inner_optimality = |∇_w L_in| there."""
     response, case = draw.pick(_RESPONSES, "response"), problems.tanh_network(draw)
-    phi, lam = ctx.seen(_phi(draw, response, case.params, 3)), _vector(ctx.seen(case.hparams))
+    phi, lam = ctx.seen(drawn_response(draw, response, case.params, 3)), _vector(ctx.seen(case.hparams))
     found = ctx.by_method(case.with_(params=phi), response)
     inner, outer = case.inner_loss(REFERENCE.xp), case.outer_loss(REFERENCE.xp)
     inner_batch, outer_batch = ctx.seen(case.inner_batch), ctx.seen(case.outer_batch)
-    weights, hparams = tree.map(np.asarray, _weights(response, phi, lam)), _hparams(lam)
+    weights, hparams = tree.map(np.asarray, responding(response, phi, lam)), _hparams(lam)
     direct = _hparams(ad.grad(lambda x: outer(weights, _hparams(x), outer_batch))(lam))
-    indirect = _hparams(ad.grad(lambda x: outer(_weights(response, phi, x), hparams, outer_batch))(lam))
+    indirect = _hparams(ad.grad(lambda x: outer(responding(response, phi, x), hparams, outer_batch))(lam))
     v = ad.grad(lambda p: outer(p, hparams, outer_batch))(weights)
     slope = ad.grad(lambda p: inner(p, hparams, inner_batch))(weights)
     limit = 1e-4 if ctx.dtype == "float32" else 1e-10
@@ -108,9 +91,10 @@ def a_response_gives_its_total_derivative(ctx: Context, draw: Draw) -> None:
 
 @check(*_SPECS, "Implicit", "Dense")
 def an_exact_response_gives_the_implicit_hypergradient(ctx: Context, draw: Draw) -> None:
-    """Where the best response is affine, the linear response equal to it gives the implicit theorem's number."""
-    case, phi, weights = _affine(ctx, draw)
-    found = ctx.numpy(ctx.by_method(case.with_(params=phi), LinearResponse()).total)
+    """Where the best response is affine, the linear or gated one equal to it gives the implicit theorem's number."""
+    response = draw.pick((LinearResponse(), GatedResponse()), "response")
+    case, phi, weights = _affine(ctx, draw, response)
+    found = ctx.numpy(ctx.by_method(case.with_(params=phi), response).total)
     exact = ctx.numpy(ctx.hypergradient(case.with_(params=weights), Dense()).total)
     limit = 1e-3 if ctx.dtype == "float32" else 1e-9
     error, size = np.linalg.norm(_flat(found) - _flat(exact)), np.linalg.norm(_flat(exact)) + 1e-2
@@ -120,15 +104,14 @@ def an_exact_response_gives_the_implicit_hypergradient(ctx: Context, draw: Draw)
 @check(*_SPECS, "Dense", "verify")
 def a_response_is_verified_at_its_own_weights(ctx: Context, draw: Draw) -> None:
     """verify compares it with the exact number: it trusts the best response, and not one whose slope is half of it."""
-    case, phi, _ = _affine(ctx, draw)
-    half = {"bias": phi["bias"], "weight": tree.map(lambda leaf: 0.5 * leaf, phi["weight"])}
+    response = draw.pick((LinearResponse(), GatedResponse()), "response")
+    case, phi, _ = _affine(ctx, draw, response)
+    half = {**phi, "weight": tree.map(lambda leaf: 0.5 * leaf, phi["weight"])}
     backend: Any = ctx.harness.backend
     problem, _, hparams = ctx.point(case)
     errors: list[float] = []
     for each in (phi, half):
-        report = backend.verify(
-            problem, ctx.arrays(each), hparams, method=LinearResponse(), rtol=1e-2, **ctx.call(case)
-        )
+        report = backend.verify(problem, ctx.arrays(each), hparams, method=response, rtol=1e-2, **ctx.call(case))
         errors.append(float(report.relative_error))
     assert errors[0] <= 1e-3 < errors[1], f"relative errors {errors}, expected at most 1e-3 and more"
 
@@ -136,13 +119,13 @@ def a_response_is_verified_at_its_own_weights(ctx: Context, draw: Draw) -> None:
 @check(*_SPECS)
 def a_response_connects_no_hyperparameter_by_itself(ctx: Context, draw: Draw) -> None:
     """One that neither loss depends on is refused by name, and φ of another response by its shape."""
-    case = problems.tanh_network(draw)
-    phi = _phi(draw, LinearResponse(), case.params, 4)
+    case, response = problems.tanh_network(draw), draw.pick((LinearResponse(), GatedResponse()), "response")
+    phi = drawn_response(draw, response, case.params, 4)
     idle = case.with_(params=phi, hparams={**case.hparams, "idle": draw.normal()})
     with refused(DisconnectedHyperparameter, "idle"):
-        ctx.by_method(idle, LinearResponse())
+        ctx.by_method(idle, response)
     with refused(InvalidInput, "init_response"):
-        ctx.by_method(case.with_(params=phi), LinearResponse())
+        ctx.by_method(case.with_(params=phi), response)
 
 
 @functools.cache
@@ -172,6 +155,7 @@ _TUNERS = (
     (LinearResponse(), Normal(variance=0.25), 2, None, None),
     (FactorisedResponse(2), Uniform(low=-1.0, high=0.5), 3, 2, None),
     (MLPResponse(4), Normal(variance=0.25, mean=0.2), 2, None, Guard(max_norm=1e-3)),
+    (_ACROSS, Normal(variance=0.25), 2, None, None),
 )
 
 
@@ -180,7 +164,7 @@ def hyper_training_equals_the_reference(ctx: Context, draw: Draw) -> None:
     """Joint and in two phases, with noise that is given: response, hyperparameters and hypergradients at every step."""
     number = draw.pick(range(len(_TUNERS)), "tuner")
     response, distribution, samples, _, _ = _TUNERS[number]
-    phi = _phi(draw, response, network_params(draw, 2, 2), 3)
+    phi = drawn_response(draw, response, network_params(draw, 2, 2), 3)
     leaves = {"gain": 0.2 * draw.normal(2), "decay": np.asarray(0.4 + 0.1 * draw.normal())}
     steps = [((draw.normal(6, 2), draw.normal(6)), (draw.normal(4, 2), draw.normal(4))) for _ in range(4)]
     made = draw.normal if isinstance(distribution, Normal) else lambda *shape: np.asarray(draw.rng.uniform(size=shape))
@@ -258,12 +242,15 @@ def a_local_response_has_its_known_bias(ctx: Context, draw: Draw) -> None:
     ctx.close(info.hypergradient.total, {"lam": 2.0 * centre}, limit, what="total", scale=np.ones(1))
 
 
-def _affine(ctx: Context, draw: Draw) -> tuple[Case, Any, Any]:
+def _affine(ctx: Context, draw: Draw, kind: Any) -> tuple[Case, Any, Any]:
     """(a quadratic case, the φ of its best response, its minimiser)."""
     case = problems.quadratic(draw, n=3, m=2)
     batch: Any = ctx.seen(case.inner_batch)
     response = np.linalg.solve(batch["H"], np.column_stack([batch["C"], batch["c"]]))
-    phi = {"bias": {"w": response[:, -1]}, "weight": {"w": response[:, :-1]}}
+    slope = {"weight": {"w": response[:, :-1]}}
+    if isinstance(kind, GatedResponse):
+        slope = {"weight": {"w": np.ones(3)}, "gates": {"w": response[:, :-1]}}
+    phi = {"bias": {"w": response[:, -1]}, **slope}
     return case, phi, {"w": response[:, -1] + response[:, :-1] @ ctx.seen(case.hparams)["shift"]}
 
 

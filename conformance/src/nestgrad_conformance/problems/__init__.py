@@ -3,6 +3,10 @@
 from nestgrad_conformance.problems._case import RATE as RATE
 from nestgrad_conformance.problems._case import Case as Case
 from nestgrad_conformance.problems._case import SGDFrom as SGDFrom
+from nestgrad_conformance.problems.gated_network import gated_batch as gated_batch
+from nestgrad_conformance.problems.gated_network import gated_leaves as gated_leaves
+from nestgrad_conformance.problems.gated_network import gated_params as gated_params
+from nestgrad_conformance.problems.gated_network import gated_problem as gated_problem
 from nestgrad_conformance.problems.logistic import logistic as logistic
 from nestgrad_conformance.problems.mapped import babylonian as babylonian
 from nestgrad_conformance.problems.mapped import contraction as contraction

@@ -30,7 +30,8 @@ class GatedParams:
             raise InvalidInput(
                 f"GatedParams: codes of shape {np.shape(codes)}, limit: (rows, h). Remedy: one row for each example."
             )
-        require_fitting(response, phi, np.shape(codes)[1])
+        if not path:
+            require_fitting(response, phi, np.shape(codes)[1])
         self.response, self.phi, self.codes, self.path = response, phi, codes, path
 
     @property

@@ -132,7 +132,8 @@ class SelfTuning:
             Event.NONE,
         )
         if tuned:
-            self._require_connected(state, inner_batch, outer_batch)
+            if state["step"] < self.warmup_steps + self.every:  # the first
+                self._require_connected(state, inner_batch, outer_batch)
             drawn = self._noise(state, 1, outer_batch, outer_given)
             found, by_scales = self._hypergradient(after, drawn, outer_batch, norm(slopes["bias"]))
             event = self._move(found, by_scales, state, after)
@@ -230,8 +231,9 @@ class SelfTuning:
         draws, leaves, phi = self._draws(), after["hparams"], after["params"]
         centre, scales = joined(leaves), after["scales"]
 
-        def value(seen: Any, through: Any, by: Any) -> Any:
+        def value(x: Any) -> Any:
             """L_out by what it sees of λ̂ itself, by what the gates are fed of it, and by ς."""
+            seen, through, by = (x[k * centre.size : (k + 1) * centre.size] for k in range(3))
             moved = _softplus(by) * noise
             codes = through - centre + moved if self._centred else through + moved
             lams = [parted(leaves, lam) for lam in seen + moved]
@@ -241,8 +243,9 @@ class SelfTuning:
             return xp.sum(xp.log(_softplus(by)) + ENTROPY_OF_UNIT_NORMAL)
 
         with independence_is_no_news():
-            loss = float(value(centre, centre, scales))
-            direct, indirect, by_scales = (autograd.grad(value, k)(centre, centre, scales) for k in range(3))
+            at = np.concatenate([centre, centre, scales])
+            loss, slopes = autograd.value_and_grad(value)(at)  # pyright: ignore[reportCallIssue]
+            direct, indirect, by_scales = np.split(slopes, 3)
             if self.entropy is None:
                 by_scales = np.zeros_like(by_scales)
             else:
