@@ -114,6 +114,41 @@ def gated_params_are_read_row_by_row(ctx: Context, draw: Draw) -> None:
     assert "weight" in view["words"] and "bias" not in view["words"], "the view does not know its keys"
 
 
+@check("GatedResponse", "respond")
+def gated_responses_begin_in_their_bounds(ctx: Context, draw: Draw) -> None:
+    """init_response: bias is params, weight within ±1/√(size/outputs), gates N(0, gate_scale²); the key decides."""
+    spread, backend = draw.pick((0.0, 0.01, 0.5), "gate_scale"), ctx.harness.backend
+    responses: Any = backend
+    params = {
+        "out": {"weight": draw.normal(20, 9), "bias": draw.normal(20)},
+        "words": draw.normal(4, 25),
+        "number": draw.normal(),
+    }
+    response = GatedResponse(axes=(("words", 1),), gate_scale=spread)
+    made = [
+        ctx.numpy(responses.init_response(response, ctx.arrays(params), {"code": ctx.arrays(np.zeros(8))}, key=key))
+        for key in (3, 3, 4)
+    ]
+    phi, again, other = made
+    bounds = {"out/weight": 1.0 / 3.0, "out/bias": 1.0, "words": 0.5, "number": 1.0}
+    for path, leaf in tree.named_leaves(phi["weight"]).items():
+        largest = float(np.abs(leaf).max())
+        assert largest <= bounds[path] * (1.0 + 1e-6), f"weight {path!r} up to {largest}, limit {bounds[path]}"
+        assert leaf.size == 1 or largest > 0.7 * bounds[path], f"weight {path!r} up to {largest} of {bounds[path]}"
+    ctx.close(ctx.arrays(phi["bias"]), ctx.seen(params), 1e-7, what="bias", scale=np.ones(301))
+    gates = np.concatenate([leaf.reshape(-1) for leaf in tree.leaves(phi["gates"])])
+    assert gates.size == (20 + 20 + 25 + 1) * 8, f"{gates.size} gates"
+    size = float(np.sqrt(np.mean(gates**2)))
+    assert abs(size - spread) <= 0.2 * spread, f"gates of deviation {size}, expected {spread}"
+    same, others = (_all(each) for each in (again, other))
+    assert np.array_equal(_all(phi), same) and not np.array_equal(_all(phi), others), "φ is not its key's"
+
+
+def _all(phi: Any) -> np.ndarray:
+    named = tree.named_leaves(phi)
+    return np.concatenate([np.reshape(named[path], -1) for path in sorted(named)])
+
+
 @check("GatedResponse", "gated")
 def what_no_gated_layer_can_take_is_refused(ctx: Context, draw: Draw) -> None:
     """A key that is not there, gates along the wrong axis, a wrong rank and another number of rows, each by name."""
