@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gated_bugs import BUGS as GATED
 from planted import BUGS as FIELD
 from planted import Bug
 from rules import BUGS as OWN
@@ -18,7 +19,7 @@ import nestgrad_reference
 from nestgrad_conformance import CHECKS, Harness, check_backend
 from nestgrad_reference.testing import harness as whole
 
-BUGS = [*FIELD, *OWN]
+BUGS = [*FIELD, *OWN, *GATED]
 TRIVIAL = {"_solvers/identity.py"}
 SOURCE = Path(nestgrad_reference.__file__).parent
 

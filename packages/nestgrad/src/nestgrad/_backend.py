@@ -135,6 +135,8 @@ OPTIONAL: tuple[str, ...] = (
     "HyperTraining",
     "gated",
     "SelfTuning",
+    "game_direction",
+    "Play",
 )
 """What a backend may have besides: functions, the module of proximal maps, tuners, a tuner's method after a dot."""
 

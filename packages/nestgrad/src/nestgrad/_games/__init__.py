@@ -1,0 +1,1 @@
+"""Games of several players: what they are, what their players descend, and how they are played."""
