@@ -23,6 +23,7 @@ from nestgrad import (
     Normal,
     Real,
     Uniform,
+    UnsupportedOptimizer,
     tree,
 )
 from nestgrad_conformance import problems
@@ -187,6 +188,26 @@ def hyper_training_draws_by_its_seed_and_step(ctx: Context, draw: Draw) -> None:
     again, other = loss(tuner.init(ctx.arrays(params), key=3)), loss(tuner.init(ctx.arrays(params), key=4))
     assert loss(begun) == again, f"{loss(begun)} and {again} by the same seed"
     assert loss(begun) not in {other, loss(later)}, "the same noise by another seed, or at another step"
+
+
+@check("HyperTraining", "Minimize", "optim", "adam", slow=True)
+def hyper_training_refuses_noise_and_optimizers_by_name(ctx: Context, draw: Draw) -> None:
+    """Noise has a row for each sample and a column for each entry; an optimizer is a rule, and no number."""
+    tuner, batches = _tuner(ctx, 0), ((draw.normal(6, 2), draw.normal(6)), (draw.normal(4, 2), draw.normal(4)))
+    state, given = tuner.init(ctx.arrays(network_params(draw, 2, 2)), key=0), tuple(map(ctx.arrays, batches))
+    for shape in ((1, 3), (2, 2)):
+        with refused(InvalidInput, "noise"):
+            tuner.step(state, *given, noise=ctx.arrays(draw.normal(*shape)))
+    tuners: Any = ctx.harness.backend
+    assert ctx.harness.adam is not None
+    with refused(UnsupportedOptimizer, "optimizer"):
+        tuners.HyperTraining(
+            tuner.problem,
+            hparams=tuner.spaces,
+            response=LinearResponse(),
+            optimizer=0.05,
+            outer_optimizer=ctx.harness.adam(0.05),
+        )
 
 
 class _Squared:

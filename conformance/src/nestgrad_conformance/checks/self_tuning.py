@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from nestgrad import Event, GatedResponse, Guard, InvalidInput, Log, NonFinite, Real, Softplus, tree
+from nestgrad import (
+    Event,
+    GatedResponse,
+    Guard,
+    InvalidInput,
+    Log,
+    NonFinite,
+    Real,
+    Softplus,
+    UnsupportedOptimizer,
+    tree,
+)
 from nestgrad_conformance.context import REFERENCE, Context
 from nestgrad_conformance.draws import Draw
 from nestgrad_conformance.expecting import refused
@@ -174,6 +185,18 @@ def self_tuning_refuses_noise_and_batches_of_other_shapes(ctx: Context, draw: Dr
     tuner, (leaves, beside) = _tuner(ctx, 2), _begun(draw, 2)
     with refused(InvalidInput, "batch"):
         tuner.step(_state(ctx, tuner, leaves, beside), (inner[0], inner[1][:-1]), outer)
+
+
+@check(*_NEEDS, slow=True)
+def self_tuning_refuses_optimizers_by_name(ctx: Context, draw: Draw) -> None:
+    """An optimizer, of the response or outer, is a rule, and no number."""
+    harness, backend = ctx.harness, ctx.harness.backend
+    tuners: Any = backend
+    assert harness.optim is not None and harness.adam is not None
+    right: dict[str, Any] = {"optimizer": harness.optim.sgd(0.05), "outer_optimizer": harness.adam(0.05)}
+    with refused(UnsupportedOptimizer, "optimizer"):
+        name = draw.pick(tuple(right), "argument")
+        tuners.SelfTuning(gated_problem(harness), hparams={"decay": Real(0.5)}, **{**right, name: 0.05})
 
 
 def _bytes(ctx: Context, values: Any) -> list[bytes]:
