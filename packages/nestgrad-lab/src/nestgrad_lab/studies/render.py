@@ -32,7 +32,8 @@ def render(plan: Plan, folder: ExperimentFolder, results: Results, command: str)
         ],
     }
     folder.write("results.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
-    folder.write("table.md", "\n".join([f"# {plan.study.title}", "", f"`{command}`", "", *map(as_markdown, tables)]))
+    head = [f"# {plan.study.title}", "", f"`{command}`", "", plan.study.note, ""]
+    folder.write("table.md", "\n".join([*head, *map(as_markdown, tables)]))
     drawn: list[str] = []
     with repeatable():
         for name, figure in plan.study.figures(plan.settings, results).items():

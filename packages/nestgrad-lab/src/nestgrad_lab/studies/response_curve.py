@@ -154,7 +154,7 @@ def tables(settings: Settings, results: Results) -> list[Table]:
     if "distance" in results["retrained"]:
         worst = results["retrained"]["distance"].max()
         notes.append(f"Retrained weights differ from the closed form by {worst:.2g} of its norm, at most.")
-    return [Table("Minimisers of the validation loss", ["curve", "λ", "less retrained", "within a step"], rows, notes)]
+    return [Table("Minimisers of the validation loss", ["curve", "λ", "difference", "within a step"], rows, notes)]
 
 
 def figures(settings: Settings, results: Results) -> dict[str, Any]:
