@@ -10,6 +10,7 @@ from jax import Array
 from jax.extend.core import Jaxpr, Literal
 
 from nestgrad import DisconnectedHyperparameter
+from nestgrad_jax._programs import operations
 from nestgrad_jax._tree import named_leaves
 
 
@@ -20,11 +21,22 @@ def reached(function: Callable[[Array], Any], argument: Array) -> list[bool]:
     depends on differentiably: stop_gradient, rounding, comparisons and integer casts leave no path.
     """
     jaxpr = jax.make_jaxpr(function)(argument).jaxpr
-    return _spread(jaxpr, [True] * len(jaxpr.invars))
+    return _spread(jaxpr, [True] * len(jaxpr.invars), set())
 
 
-def _spread(jaxpr: Jaxpr, marked: list[bool]) -> list[bool]:
-    """Which outputs the marked inputs reach: exactly through nested jits, taking other nested programs as one knot."""
+def passed(function: Callable[[Any], Any], argument: Any) -> set[str]:
+    """The names of the operations that take anything made of the argument, those nested in them too."""
+    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
+    met: set[str] = set()
+    _spread(jaxpr, [True] * len(jaxpr.invars), met)
+    return met
+
+
+def _spread(jaxpr: Jaxpr, marked: list[bool], met: set[str]) -> list[bool]:
+    """Which outputs the marked inputs reach: exactly through nested jits, taking other nested programs as one knot.
+
+    met gathers the names of the operations on the way.
+    """
     seen = {var for var, mark in zip(jaxpr.invars, marked, strict=True) if mark}
 
     def marks(atoms: Any) -> list[bool]:
@@ -34,8 +46,11 @@ def _spread(jaxpr: Jaxpr, marked: list[bool]) -> list[bool]:
         inputs = marks(equation.invars)
         if not any(inputs):
             continue
-        nested = equation.primitive.name == "jit"
-        outputs = _spread(equation.params["jaxpr"].jaxpr, inputs) if nested else [True] * len(equation.outvars)
+        if equation.primitive.name == "jit":
+            outputs = _spread(equation.params["jaxpr"].jaxpr, inputs, met)
+        else:
+            met.update(operations(equation))
+            outputs = [True] * len(equation.outvars)
         seen |= {var for var, mark in zip(equation.outvars, outputs, strict=True) if mark}
     return marks(jaxpr.outvars)
 

@@ -15,19 +15,21 @@ from nestgrad import (
     FixedPoint,
     Loss,
     Minimize,
-    NonScalarLoss,
     ProximalGradient,
     Root,
     UnsupportedOptimizer,
     WeightUpdate,
     require_inner,
 )
-from nestgrad_jax._tree import flat, require_like
+from nestgrad_jax._slopes import Slopes, scalar_loss
+from nestgrad_jax._tree import entries, flat, require_like
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linearization:
     """F at a point with its four products; a flat vector has the entries of w, then those of the state carried.
+
+    vector turns a tree like w into a vector. By leaves, vectors are such trees themselves, so that none is copied.
 
     transpose_product: Jᵀq, flat to flat. hparam_product: Bᵀp, flat to a tree like hparams. forward_product() builds
     J q, flat to flat; hparam_push: B ξ, a tree like hparams to flat. These two trace forward mode when first called,
@@ -40,21 +42,25 @@ class Linearization:
     """
 
     loss: Array | None
-    residual: Array
-    transpose_product: Callable[[Array], Array]
-    hparam_product: Callable[[Array], Any]
-    forward_product: Callable[[], Callable[[Array], Array]]
-    hparam_push: Callable[[Any], Array]
+    residual: Any
+    transpose_product: Callable[[Any], Any]
+    hparam_product: Callable[[Any], Any]
+    forward_product: Callable[[], Callable[[Any], Any]]
+    hparam_push: Callable[[Any], Any]
     symmetric: bool
     weights: int
-    adjoint: Callable[[Array], Any]
+    adjoint: Callable[[Any], Any]
+    vector: Callable[[Any], Any] = flat
     diagonal: Callable[[], Array | None] = lambda: None
     move: tuple[Any, Any] | None = None
     kink_distance: Array | None = None
     near_kink: Array | bool = False
 
-    def lift(self, vector: Array) -> Array:
-        """(v, 0): a vector of w's entries as one of the whole state."""
+    def lift(self, tree: Any) -> Any:
+        """(v, 0): a tree like w as a vector of the whole state."""
+        vector = self.vector(tree)
+        if not isinstance(vector, Array):
+            return vector
         return jnp.pad(vector, (0, self.residual.size - self.weights)) if self.residual.size > vector.size else vector
 
 
@@ -64,26 +70,6 @@ class Outer:
 
     loss: Array
     pull: Callable[[Array], tuple[Any, Any]]
-
-
-def scalar_loss(loss: Loss, level: str) -> Loss:
-    """The loss, refused by name unless it returns one real floating-point number."""
-
-    def checked(params: Any, hparams: Any, batch: Any) -> Array:
-        value = loss(params, hparams, batch)
-        if not isinstance(value, Array):
-            raise NonScalarLoss(
-                f"{level} returned {type(value).__name__}, limit: a 0-d floating-point array. "
-                "Remedy: return the array itself."
-            )
-        if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise NonScalarLoss(
-                f"{level} returned shape {value.shape} of {value.dtype}, limit: shape () of a real floating type. "
-                "Remedy: take .mean() or .sum()."
-            )
-        return value
-
-    return checked
 
 
 def outer_gradients(loss: Loss, params: Any, hparams: Any, batch: Any) -> Outer:
@@ -121,7 +107,9 @@ def map_value(inner: FixedPoint | Root, params: Any, hparams: Any, batch: Any) -
     return require_like(params, function(params, hparams, batch), title)
 
 
-def linearize(inner: Any, params: Any, hparams: Any, batch: Any, opt_state: Any) -> Linearization:
+def linearize(
+    inner: Any, params: Any, hparams: Any, batch: Any, opt_state: Any, *, by_leaves: bool = False
+) -> Linearization:
     """F of an inner problem at (w, λ), and its derivatives there (see the problem's own definition of F).
 
     Where F is made of a loss's gradient, one forward-mode linearisation of (∇_w L_in, ∇_λ L_in) along w gives Hx and
@@ -129,59 +117,42 @@ def linearize(inner: Any, params: Any, hparams: Any, batch: Any, opt_state: Any)
     differentiated in reverse twice, which is many times slower for convolutions; only the optimizer or the proximal
     map, elementwise as a rule, is transposed. The symmetry is lost where a loss carries a custom derivative that is
     not its derivative; lax.stop_gradient keeps it.
+
+    by_leaves: vectors are trees; of a Minimize only.
     """
     require_inner(inner)
     if isinstance(inner, (FixedPoint, Root)):
         return _of_map(inner, params, hparams, batch)
-    slopes = _Slopes.at(inner.loss, params, hparams, batch)
+    slopes = Slopes.at(inner.loss, params, hparams, batch)
     if isinstance(inner, Minimize):
-        return _of_loss(slopes, params, hparams)
+        return _of_loss(slopes, params, by_leaves=by_leaves)
     if isinstance(inner, ProximalGradient):
         return _through_prox(inner, slopes, params, hparams)
     return _through_update(inner, slopes, params, hparams, opt_state)
 
 
-@dataclass(frozen=True, slots=True)
-class _Slopes:
-    """The inner loss, its gradient g in w, push: tangent of w -> (dg, d∇_λ), and along: tangent of λ -> dg."""
+def _of_loss(slopes: Slopes, params: Any, *, by_leaves: bool) -> Linearization:
+    vector, restore = (_itself, _itself) if by_leaves else (flat, ravel_pytree(slopes.grads)[1])
 
-    loss: Array
-    grads: Any
-    push: Callable[[Any], tuple[Any, Any]]
-    along: Callable[[Any], Any]
-
-    @staticmethod
-    def at(loss: Loss, params: Any, hparams: Any, batch: Any) -> _Slopes:
-        both = jax.value_and_grad(scalar_loss(loss, "inner loss"), argnums=(0, 1))
-
-        def in_params(w: Any) -> tuple[Any, Array]:
-            value, gradients = both(w, hparams, batch)
-            return gradients, value
-
-        def along(direction: Any) -> Any:
-            return jax.jvp(lambda h: both(params, h, batch)[1][0], (hparams,), (direction,))[1]
-
-        (grads, _), push, value = jax.linearize(in_params, params, has_aux=True)
-        return _Slopes(value, grads, push, along)
-
-
-def _of_loss(slopes: _Slopes, params: Any, hparams: Any) -> Linearization:
-    residual, restore = ravel_pytree(slopes.grads)
-
-    def hessian_product(vector: Array) -> Array:
-        return flat(slopes.push(restore(vector))[0])
+    def hessian_product(given: Any) -> Any:
+        return vector(slopes.push(restore(given))[0])
 
     return Linearization(
         loss=slopes.loss,
-        residual=residual,
+        residual=vector(slopes.grads),
         transpose_product=hessian_product,
-        hparam_product=lambda p: slopes.push(restore(p))[1],
+        hparam_product=lambda p: slopes.after(restore(p)),
         forward_product=lambda: hessian_product,
-        hparam_push=lambda direction: flat(slopes.along(direction)),
+        hparam_push=lambda direction: vector(slopes.along(direction)),
         symmetric=True,
-        weights=residual.size,
+        weights=entries(params),
         adjoint=restore,
+        vector=vector,
     )
+
+
+def _itself(tree: Any) -> Any:
+    return tree
 
 
 def _of_map(inner: FixedPoint | Root, params: Any, hparams: Any, batch: Any) -> Linearization:
@@ -210,7 +181,7 @@ def _of_map(inner: FixedPoint | Root, params: Any, hparams: Any, batch: Any) -> 
     )
 
 
-def _through_prox(inner: ProximalGradient, slopes: _Slopes, params: Any, hparams: Any) -> Linearization:
+def _through_prox(inner: ProximalGradient, slopes: Slopes, params: Any, hparams: Any) -> Linearization:
     """F = w - prox(z), z = w - γg, as the update u of a step with no state."""
 
     def before(g: Any, w: Any) -> Any:
@@ -229,7 +200,7 @@ def _through_prox(inner: ProximalGradient, slopes: _Slopes, params: Any, hparams
     return _through_step(move, slopes, params, [], hparams, kink_distance=distance, near_kink=near)
 
 
-def _through_update(inner: WeightUpdate, slopes: _Slopes, params: Any, hparams: Any, opt_state: Any) -> Linearization:
+def _through_update(inner: WeightUpdate, slopes: Slopes, params: Any, hparams: Any, opt_state: Any) -> Linearization:
     """F = u, or (u, state - next state) where the state is carried."""
     state = functional_optimizer(inner, hparams).init(params) if opt_state is None else opt_state
     carried = inner.carry == "weights_and_state"
@@ -258,7 +229,7 @@ def floating_leaves(state: Any) -> tuple[list[Array], Callable[[list[Array]], An
 
 def _through_step(
     move: Callable[[Any, Any, list[Array], Any], tuple[Any, Any]],
-    slopes: _Slopes,
+    slopes: Slopes,
     params: Any,
     floats: list[Array],
     hparams: Any,

@@ -30,10 +30,11 @@ from nestgrad import (
 )
 from nestgrad_jax._calls import as_call, require_hashable, settled
 from nestgrad_jax._connected import reached, require_connected
-from nestgrad_jax._derivatives import floating_leaves, linearize, outer_gradients, scalar_loss
+from nestgrad_jax._derivatives import floating_leaves, linearize, outer_gradients
 from nestgrad_jax._explain import explained
 from nestgrad_jax._rules._common import Call
 from nestgrad_jax._rules._steps import Steps
+from nestgrad_jax._slopes import scalar_loss
 from nestgrad_jax._tree import flat, is_traced, named_leaves
 
 _STEPS = 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
 def slow_in_loops(function: Callable[..., Any], *arguments: Any) -> bool:
@@ -24,8 +24,13 @@ def _primitives(program: ClosedJaxpr | Jaxpr) -> Iterator[str]:
     """The names of a program's operations, those of nested programs too."""
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
     for equation in jaxpr.eqns:
-        yield equation.primitive.name
-        for value in equation.params.values():
-            for part in value if isinstance(value, (tuple, list)) else (value,):
-                if isinstance(part, (ClosedJaxpr, Jaxpr)):
-                    yield from _primitives(part)
+        yield from operations(equation)
+
+
+def operations(equation: JaxprEqn) -> Iterator[str]:
+    """The name of an operation, and those in programs nested in it."""
+    yield equation.primitive.name
+    for value in equation.params.values():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(part, (ClosedJaxpr, Jaxpr)):
+                yield from _primitives(part)

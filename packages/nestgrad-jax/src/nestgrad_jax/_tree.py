@@ -7,6 +7,8 @@ What jit itself would hide (a float64 array cut to float32, an object that is no
 from __future__ import annotations
 
 import math
+import operator
+from functools import reduce
 from typing import Any
 
 import jax
@@ -159,14 +161,19 @@ def require_positive(tree: Any, title: str) -> None:
             )
 
 
+def entries(tree: Any) -> int:
+    """How many there are in all leaves."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def flat(tree: Any) -> Array:
     """One vector of all entries."""
     return ravel_pytree(tree)[0]
 
 
-def norm(vector: Array) -> Array:
-    """|vector|, by a product in full precision."""
-    return jnp.sqrt(dot(vector, vector))
+def norm(vector: Any) -> Array:
+    """|vector|, by a product in full precision; of one in leaves, over all of them."""
+    return jnp.sqrt(_squares(jax.tree.leaves(vector)))
 
 
 def tree_norm(tree: Any) -> Array:
@@ -180,30 +187,39 @@ def tree_norms(*trees: Any) -> Array:
     From plain sums of squares where none of them under- or overflows: the largest entry, by which to divide first, is
     slow to find on a CPU.
     """
-    leaves = [[jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)] for tree in trees]
-    sizes = [sum(leaf.size for leaf in parts) for parts in leaves]
-    if max(sizes) <= _SMALL:
-        rows = [jnp.pad(flat(parts), (0, max(sizes) - size)) for parts, size in zip(leaves, sizes, strict=True)]
+    sizes = [entries(tree) for tree in trees]
+    if max(sizes) <= SMALL:
+        rows = [jnp.pad(flat(tree), (0, max(sizes) - size)) for tree, size in zip(trees, sizes, strict=True)]
         return _scaled_norms(jnp.stack(rows))
-    squares = jnp.stack([sum(dot(leaf, leaf) for leaf in parts) for parts in leaves])
-    limits = jnp.finfo(squares.dtype)
-    safe = (squares > float(limits.tiny) / float(limits.eps)) & (squares < float(limits.max))
-    return lax.cond(
-        safe.all(),
-        jnp.sqrt,
-        lambda _: jnp.concatenate([_scaled_norms(flat(parts)[None]) for parts in leaves]),
-        squares,
-    )
+    return jnp.stack([_norm_of_many(jax.tree.leaves(tree)) for tree in trees])
 
 
-_SMALL = 1 << 14
-"""Entries up to which dividing by the largest one first costs less than a condition."""
+SMALL = 1 << 14
+"""Entries up to which a call of few operations is faster than one of few bytes."""
 
 
 def _scaled_norms(rows: Array) -> Array:
     """|x| of each row by numbers near 1, so that squares neither under- nor overflow."""
     scale = power_of_two(jnp.abs(rows).max(axis=1, initial=0.0))
     return jnp.sqrt(((rows / scale[:, None]) ** 2).sum(axis=1)) * scale
+
+
+def _norm_of_many(leaves: list[Array]) -> Array:
+    """|x| of one tree by itself, so that it need not be kept until others are there, and without a copy of it."""
+    squares = _squares(leaves)
+    limits = jnp.finfo(squares.dtype)
+    safe = (squares > float(limits.tiny) / float(limits.eps)) & (squares < float(limits.max))
+
+    def scaled(_: Array) -> Array:
+        scale = power_of_two(jnp.stack([jnp.abs(leaf).max(initial=0.0) for leaf in leaves]).max())
+        return jnp.sqrt(_squares([leaf / scale for leaf in leaves])) * scale
+
+    return lax.cond(safe, jnp.sqrt, scaled, squares)
+
+
+def _squares(leaves: list[Array]) -> Array:
+    """The sum of all squares; of a leaf as it is laid out, where a product of flat ones would copy it."""
+    return reduce(operator.add, (dot(leaf, leaf) if leaf.ndim == 1 else (leaf * leaf).sum() for leaf in leaves))
 
 
 def power_of_two(size: Array) -> Array:

@@ -10,8 +10,9 @@ from jax import Array
 
 from nestgrad import BilevelProblem
 from nestgrad_jax._connected import reached, require_connected
-from nestgrad_jax._derivatives import outer_gradients, scalar_loss
+from nestgrad_jax._derivatives import outer_gradients
 from nestgrad_jax._rules._common import Call
+from nestgrad_jax._slopes import scalar_loss
 from nestgrad_jax._tree import tree_norm
 
 

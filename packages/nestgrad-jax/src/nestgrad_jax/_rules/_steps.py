@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from nestgrad import FixedPoint, ProximalGradient
-from nestgrad_jax._derivatives import floating_leaves, functional_optimizer, map_value, proximal_map, scalar_loss
+from nestgrad_jax._derivatives import floating_leaves, functional_optimizer, map_value, proximal_map
+from nestgrad_jax._slopes import scalar_loss
 from nestgrad_jax._tree import moved_by, require_like
 
 State = tuple[Any, Any]

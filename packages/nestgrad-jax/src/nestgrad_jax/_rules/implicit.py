@@ -11,7 +11,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from nestgrad import BilevelProblem, HyperGradient, HyperGradientJVP, Implicit, InvalidInput, Stats, Status
+from nestgrad import (
+    BilevelProblem,
+    HyperGradient,
+    HyperGradientJVP,
+    Implicit,
+    InvalidInput,
+    Minimize,
+    Neumann,
+    Stats,
+    Status,
+)
 from nestgrad_jax._connected import reached, require_connected
 from nestgrad_jax._derivatives import Linearization, Outer, linearize, outer_gradients
 from nestgrad_jax._programs import slow_in_loops
@@ -30,13 +40,20 @@ from nestgrad_jax._solvers import (  # noqa: F401  (fills the table)
     random_neumann,
 )
 from nestgrad_jax._solvers._common import SOLVERS, Operator, Solve, System, code, first_of
-from nestgrad_jax._tree import flat, norm, power_of_two, tree_norm, tree_norms
+from nestgrad_jax._tree import SMALL, entries, flat, norm, power_of_two, tree_norm, tree_norms
 
 
 @METHODS.register(Implicit)
 def from_call(spec: Implicit, problem: BilevelProblem, call: Call) -> HyperGradient:
     """Linearise at the params given, and solve."""
-    point = linearize(problem.inner, call.params, call.hparams, call.inner_batch, call.opt_state)
+    point = linearize(
+        problem.inner,
+        call.params,
+        call.hparams,
+        call.inner_batch,
+        call.opt_state,
+        by_leaves=_by_leaves(spec, problem, call),
+    )
     outer = outer_gradients(problem.outer_loss, call.params, call.hparams, call.outer_batch)
     return implicit(
         spec,
@@ -47,6 +64,16 @@ def from_call(spec: Implicit, problem: BilevelProblem, call: Call) -> HyperGradi
         warm_start=call.warm_start,
         preconditioner=call.preconditioner,
         key=call.key,
+    )
+
+
+def _by_leaves(spec: Implicit, problem: BilevelProblem, call: Call) -> bool:
+    """Whether the solve is of trees: where there are many weights, and nothing that needs them in one vector."""
+    return (
+        isinstance(spec.solver, Neumann)
+        and isinstance(problem.inner, Minimize)
+        and call.preconditioner is None
+        and entries(call.params) > SMALL
     )
 
 
@@ -66,7 +93,7 @@ def implicit(
     outer was taken at the params of `point`, or at the next weights. Its direct part is None where there is no path.
     """
     by_params, direct = _outer_parts(point, outer, hparams)
-    rhs = point.lift(flat(by_params))
+    rhs = point.lift(by_params)
     extras = (warm_vector(point, warm_start), diagonal(point, preconditioner), key)
     solve, unit, scale = solve_scaled(spec, point, rhs, *extras)
     return _finish(spec, point, outer.loss, direct, solve, unit, scale, params)
@@ -75,7 +102,7 @@ def implicit(
 def several(spec: Implicit, point: Linearization, outers: list[Outer], hparams: Any, *, params: Any, key: Any) -> list:
     """One hypergradient for each outer loss, the solves side by side on one linearisation."""
     parts = [_outer_parts(point, outer, hparams) for outer in outers]
-    stacked = jnp.stack([point.lift(flat(by_params)) for by_params, _ in parts])
+    stacked = jnp.stack([point.lift(by_params) for by_params, _ in parts])
     solves, units, scales = jax.vmap(lambda rhs: solve_scaled(spec, point, rhs, None, None, key))(stacked)
     found = []
     for i, (outer, (_, direct)) in enumerate(zip(outers, parts, strict=True)):
@@ -136,16 +163,16 @@ def responses(spec: Implicit, point: Linearization, hparams: Any, *, params: Any
 def solve_scaled(
     spec: Implicit,
     point: Linearization,
-    rhs: Array,
+    rhs: Any,
     start: Array | None = None,
     preconditioner: Array | None = None,
     key: Any = None,
     *,
     forward: bool = False,
-) -> tuple[Solve, Array, Array]:
+) -> tuple[Solve, Any, Array]:
     """(solve of the system with rhs / scale, that rhs, scale); scale is a power of two."""
     scale = power_of_two(tree_norm(rhs))
-    unit = rhs / scale
+    unit = jax.tree.map(lambda x: x / scale, rhs)
     whole = system(spec, point, unit, scale, start, preconditioner, key, forward=forward)
     return SOLVERS(spec.solver, whole), unit, scale
 
@@ -153,7 +180,7 @@ def solve_scaled(
 def system(
     spec: Implicit,
     point: Linearization,
-    rhs: Array,
+    rhs: Any,
     scale: Array,
     start: Array | None = None,
     preconditioner: Array | None = None,
@@ -164,7 +191,10 @@ def system(
     """Jᵀ + δI, or J + δI in forward mode, with rhs / scale given: the one place where damping enters."""
 
     def damped(product: Operator) -> Operator:
-        return (lambda q: product(q) + spec.damping * q) if spec.damping else product
+        def whole(q: Any) -> Any:
+            return jax.tree.map(lambda image, x: image + spec.damping * x, product(q), q)
+
+        return whole if spec.damping else product
 
     back = damped(point.transpose_product)
     ahead = damped(point.forward_product() if forward else _lazy(point.forward_product))
@@ -235,7 +265,7 @@ def _outer_parts(point: Linearization, outer: Outer, hparams: Any) -> tuple[Any,
     """(∂L_out/∂w, ∂L_out/∂λ or None for no path), once it is checked that each hyperparameter has one at all."""
     one = jnp.ones_like(outer.loss)
     by_params, direct = outer.pull(one)
-    rhs = point.lift(flat(by_params))
+    rhs = point.lift(by_params)
     paths = reached(lambda x: outer.pull(x)[1], one)
     require_connected(hparams, paths, reached(point.hparam_product, rhs))
     return by_params, direct if any(paths) else None
@@ -247,14 +277,15 @@ def _finish(
     outer_loss: Array,
     direct: Any,
     solve: Solve,
-    unit: Array,
+    unit: Any,
     scale: Array,
     params: Any,
 ) -> HyperGradient:
     indirect = jax.tree.map(lambda h: -scale * h, point.hparam_product(solve.solution))
     total = added(direct, indirect)
+    adjoint = jax.tree.map(lambda x: scale * x, solve.solution)
     shift, optimality, length, weights, *sizes = tree_norms(
-        indirect, point.residual, solve.solution, params, *(() if direct is None else (total,))
+        indirect, point.residual, adjoint, params, *(() if direct is None else (total,))
     )
     size = sizes[0] if sizes else shift
     finite = jnp.isfinite(outer_loss) & jnp.isfinite(optimality) & jnp.isfinite(size)
@@ -264,7 +295,7 @@ def _finish(
         total=total,
         direct=direct,
         indirect=indirect,
-        outer_loss=outer_loss.astype(unit.dtype),
+        outer_loss=outer_loss.astype(scale.dtype),
         status=overall(spec, solve.status, optimality, finite, point.near_kink),
         stats=_stats(
             solve,
@@ -275,16 +306,16 @@ def _finish(
             params=params,
             indirect=indirect,
             indirect_norm=shift,
-            adjoint_norm=length * scale,
+            adjoint_norm=length,
             params_norm=weights,
         ),
-        adjoint=point.adjoint(scale * solve.solution),
+        adjoint=point.adjoint(adjoint),
     )
 
 
 def _stats(
     solve: Solve,
-    unit: Array,
+    unit: Any,
     scale: Array,
     point: Linearization,
     optimality: Array,

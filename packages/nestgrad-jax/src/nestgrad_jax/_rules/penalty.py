@@ -8,9 +8,9 @@ import jax
 from jax import lax
 
 from nestgrad import BilevelProblem, HyperGradient, Penalty
-from nestgrad_jax._derivatives import scalar_loss
 from nestgrad_jax._rules._common import METHODS, Call, stats_of, truncated
 from nestgrad_jax._rules._difference import along, inner_gradients, outer_parts
+from nestgrad_jax._slopes import scalar_loss
 from nestgrad_jax._tree import tree_norm
 
 

@@ -11,10 +11,10 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from nestgrad import PES, BilevelProblem, HyperGradient
-from nestgrad_jax._derivatives import scalar_loss
 from nestgrad_jax._rules._common import METHODS, Call, stats_of, truncated
 from nestgrad_jax._rules._steps import Batches, State, Steps
 from nestgrad_jax._rules.unrolled import run
+from nestgrad_jax._slopes import scalar_loss
 
 
 @METHODS.register(PES)

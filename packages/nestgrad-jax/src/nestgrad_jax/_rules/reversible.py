@@ -30,9 +30,10 @@ from nestgrad import (
 )
 from nestgrad_jax._calls import settled
 from nestgrad_jax._connected import reached, require_connected
-from nestgrad_jax._derivatives import functional_optimizer, outer_gradients, scalar_loss
+from nestgrad_jax._derivatives import functional_optimizer, outer_gradients
 from nestgrad_jax._rules._common import Call, stats_of, truncated
 from nestgrad_jax._rules._steps import Steps
+from nestgrad_jax._slopes import scalar_loss
 from nestgrad_jax._tree import flat, is_traced, tree_norm
 from nestgrad_jax.optim._common import spread
 from nestgrad_jax.optim._reversible import DENOMINATOR, ReversibleSGD, ReversibleState

@@ -15,8 +15,8 @@ from nestgrad import Rules, Status
 from nestgrad_jax._tree import norm
 
 _S = TypeVar("_S")
-Operator = Callable[[Array], Array]
-"""q -> A q on flat vectors."""
+Operator = Callable[[Any], Any]
+"""q -> A q on vectors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +26,13 @@ class System:
     apply, adjoint: products with A and Aᵀ; adjoint is traced when first called, which must not be inside a loop. rhs:
     its norm in [1, 2), or zero. scale: a power of two. symmetric: J is a Hessian. diagonal() is the P of a
     J = P M with M symmetric, None where there is none; forward says that A is J. start and preconditioner: flat
-    vectors, or None. key: a typed PRNG key, or None. straight: products are many times slower inside a loop.
+    vectors, or None. key: a typed PRNG key, or None. straight: products are many times slower inside a loop. All
+    vectors are flat; but for Neumann, which takes trees too.
     """
 
     apply: Operator
     adjoint: Operator
-    rhs: Array
+    rhs: Any
     scale: Array
     symmetric: bool
     diagonal: Callable[[], Array | None] = lambda: None
@@ -41,7 +42,7 @@ class System:
     key: Any = None
     straight: bool = False
 
-    def precondition(self, vector: Array) -> Array:
+    def precondition(self, vector: Any) -> Any:
         """P x; x itself without a preconditioner."""
         return vector if self.preconditioner is None else self.preconditioner * vector
 
@@ -62,7 +63,7 @@ class System:
 class Solve:
     """A solver's answer and its own numbers, all traced; see nestgrad.Stats for their meaning."""
 
-    solution: Array
+    solution: Any
     status: Array
     residual_norm: Array
     steps: Array | int

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -12,20 +15,24 @@ from nestgrad_jax._tree import norm
 
 @SOLVERS.register(Neumann)
 def neumann(spec: Neumann, system: System) -> Solve:
-    """k terms by k - 1 products, in a loop, so that memory does not grow with k; written out where loops are slow."""
+    """k terms by k - 1 products, in a loop, so that memory does not grow with k; written out where loops are slow.
+
+    Vectors may be trees.
+    """
     rhs, products = system.rhs, spec.num_terms - 1
 
-    def add_term(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+    def add_term(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
         term, total = carry
-        term = term - spec.step_size * system.apply(system.precondition(term))
-        return (term, total + term), norm(term)
+        image = system.apply(system.precondition(term))
+        term = jax.tree.map(lambda old, moved: old - spec.step_size * moved, term, image)
+        return (term, jax.tree.map(jnp.add, total, term)), norm(term)
 
     written_out = max(1, products) if system.straight and products <= MOST_STRAIGHT else 1
     carry, later = lax.scan(add_term, (rhs, rhs), length=products, unroll=written_out)
     sizes = jnp.concatenate([norm(rhs)[None], later])
     ratio = sizes[-1] / sizes[-2] if products else jnp.nan
     return Solve(
-        solution=spec.step_size * system.precondition(carry[1]),
+        solution=jax.tree.map(lambda total: spec.step_size * total, system.precondition(carry[1])),
         status=_status(sizes, system.symmetric and system.preconditioner is None),
         residual_norm=sizes[-1],
         steps=spec.num_terms,

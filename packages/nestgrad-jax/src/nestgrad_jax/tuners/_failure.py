@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from nestgrad import SolverError, WeightUpdate
-from nestgrad_jax._derivatives import scalar_loss
+from nestgrad_jax._slopes import scalar_loss
 
 
 def zero_gradients(update: WeightUpdate, state: Any, natural: Callable[[Any], Any], batch: Any) -> int:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from nestgrad import BilevelProblem, GatedResponse, InvalidInput, Loss, Objective, PredictionLoss
-from nestgrad_jax._derivatives import scalar_loss
 from nestgrad_jax._gated_params import GatedParams
 from nestgrad_jax._responses import as_tree, as_vector, responded_at
+from nestgrad_jax._slopes import scalar_loss
 from nestgrad_jax._tree import named_leaves
 
 

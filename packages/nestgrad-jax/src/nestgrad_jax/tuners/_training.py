@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from nestgrad import WeightUpdate
-from nestgrad_jax._derivatives import functional_optimizer, scalar_loss
+from nestgrad_jax._derivatives import functional_optimizer
 from nestgrad_jax._programs import slow_in_loops
 from nestgrad_jax._rules._steps import Batches
+from nestgrad_jax._slopes import scalar_loss
 from nestgrad_jax._tree import check_matching, moved_by
 
 LONGEST = 16

@@ -24,9 +24,9 @@ from nestgrad import (
     moves_hparams,
     moves_response,
 )
-from nestgrad_jax._derivatives import scalar_loss
 from nestgrad_jax._responses import as_tree, as_vector, respond, responded
 from nestgrad_jax._rules._common import METHODS, Call
+from nestgrad_jax._slopes import scalar_loss
 from nestgrad_jax._tree import check_matching, moved_by
 from nestgrad_jax.tuners._by_response import ByResponse, Phase, Work
 from nestgrad_jax.tuners._outer_step import outer_step

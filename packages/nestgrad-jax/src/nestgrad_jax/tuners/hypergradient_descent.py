@@ -21,9 +21,10 @@ from nestgrad import (
     error_for,
 )
 from nestgrad_jax._connected import reached, require_connected
-from nestgrad_jax._derivatives import functional_optimizer, scalar_loss
+from nestgrad_jax._derivatives import functional_optimizer
 from nestgrad_jax._rules._common import negate, stats_of, truncated
 from nestgrad_jax._rules.implicit import idle
+from nestgrad_jax._slopes import scalar_loss
 from nestgrad_jax._tree import check_arguments, check_matching, flat, host_norm, is_traced, moved_by, tree_norm
 from nestgrad_jax.tuners._leaves import clipped, is_finite, natural, require_inside, start, unconstrained
 from nestgrad_jax.tuners._recall import Recall

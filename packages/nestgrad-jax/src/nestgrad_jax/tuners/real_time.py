@@ -24,10 +24,11 @@ from nestgrad import (
     error_for,
 )
 from nestgrad_jax._connected import reached, require_connected
-from nestgrad_jax._derivatives import Outer, floating_leaves, outer_gradients, scalar_loss
+from nestgrad_jax._derivatives import Outer, floating_leaves, outer_gradients
 from nestgrad_jax._rules._common import stats_of, truncated
 from nestgrad_jax._rules._steps import Steps
 from nestgrad_jax._rules.implicit import idle
+from nestgrad_jax._slopes import scalar_loss
 from nestgrad_jax._tree import check_arguments, check_matching, flat, host_norm, is_traced, tree_norm
 from nestgrad_jax.tuners._leaves import is_finite, natural, require_outer_optimizer, start
 from nestgrad_jax.tuners._outer_step import no_event, no_events, outer_step
