@@ -16,7 +16,8 @@ def digits(monkeypatch):
     from nestgrad_lab.data import load
 
     found = load("digits")
-    monkeypatch.setattr("nestgrad_lab.studies.torch_linear.load", lambda name: found)
+    for module in ("torch_linear", "torch_draws"):
+        monkeypatch.setattr(f"nestgrad_lab.studies.{module}.load", lambda name: found)
     return found
 
 
