@@ -31,7 +31,7 @@ from nestgrad_torch._derivatives import linearize
 from nestgrad_torch._rules import METHODS, Call
 from nestgrad_torch._rules._call import vector_like
 from nestgrad_torch._rules._findings import Findings, result
-from nestgrad_torch._rules.implicit import extras_of, implicit, implicit_jvp
+from nestgrad_torch._rules.implicit import extras_of, implicit, implicit_jvp, outer_slopes
 from nestgrad_torch._second_order import second_order
 from nestgrad_torch._solvers import SOLVERS
 from nestgrad_torch._tree import Params, as_hparams, check_matching, untouched
@@ -125,7 +125,8 @@ def hypergradients(
         for batch in outer_batches:
             with untouched(call.point):
                 outer = dataclasses.replace(call, outer_batch=batch).outer_loss(place)
-                findings = implicit(method, linear, outer, place.weights, call.hparams, extras=extras)
+                slopes = outer_slopes(linear, outer, place.weights)
+                findings = implicit(method, linear, slopes, call.hparams, extras=extras)
                 found.append(result(method, call.hparams, findings, throw=throw)[0])
         return found
 

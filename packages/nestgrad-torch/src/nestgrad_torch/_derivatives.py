@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.linalg import vector_norm
 
 from nestgrad import (
@@ -23,8 +25,8 @@ from nestgrad import (
     WeightUpdate,
     tree,
 )
-from nestgrad_torch._second_order import require_twice_differentiable
-from nestgrad_torch._tree import flat, split
+from nestgrad_torch._second_order import lean_squares, require_twice_differentiable
+from nestgrad_torch._tree import Joint, flat, split
 from nestgrad_torch.distributed import ALONE, Group
 
 
@@ -35,7 +37,8 @@ class Linearization:
     inputs are the graph's leaves: all weights in one vector, so that a product crosses the graph's edge once and not
     once a layer; and, where the optimizer state is carried, its floating leaves (state_leaves) in another. residual is
     F as a vector, hparams the other leaves; symmetric says that J is a Hessian; gradient is the loss's, for a
-    WeightUpdate; kink the relative distance to the nearest one. damping δ: J stands for J + δI in every product.
+    WeightUpdate; kink the relative distance to the nearest one; norm |w|, where inputs may hold no
+    values. damping δ: J stands for J + δI in every product.
     group: the processes whose means the products are.
     """
 
@@ -45,11 +48,28 @@ class Linearization:
     symmetric: bool
     gradient: Tensor | None = None
     kink: Tensor | None = None
+    norm: Tensor | None = None
     state_leaves: list[Tensor] = field(default_factory=list)
     damping: float = 0.0
     group: Group = ALONE
+    _edges: tuple[GradientEdge, GradientEdge | None] | None = field(default=None, init=False)
+    _optimality: Tensor | None = field(default=None, init=False)
     _pulled: tuple[Tensor, list[Tensor | None]] | None = field(default=None, init=False)
     _matrix: Tensor | None = field(default=None, init=False)
+
+    def let_go(self) -> None:
+        """Keep the place of F and of the loss's gradient in the graph, and |F|, but not their entries."""
+        if self._edges is None and self.residual.requires_grad:
+            self._optimality = vector_norm(self.residual.detach())
+            inner = None
+            if self.gradient is not None and self.gradient.requires_grad:
+                inner, self.gradient = get_gradient_edge(self.gradient), None
+            self._edges = get_gradient_edge(self.residual), inner
+            self.residual = self.residual.new_zeros(()).expand_as(self.residual)
+
+    def optimality(self) -> Tensor:
+        """|F|."""
+        return vector_norm(self.residual) if self._optimality is None else self._optimality
 
     def transpose_product(self, vector: Tensor) -> Tensor:
         """Jᵀ vector."""
@@ -60,15 +80,21 @@ class Linearization:
             product = _joined(self._pull(vector, self.inputs), self.inputs)
         return torch.add(product, vector, alpha=self.damping) if self.damping else product
 
-    def hparam_product(self, vector: Tensor) -> list[Tensor | None]:
-        """Bᵀ vector, one entry a hyperparameter; None where no path leads from it to F."""
-        return self._pull(vector, self.hparams)
+    def hparam_product(self, vector: Tensor, *, last: bool = False) -> list[Tensor | None]:
+        """Bᵀ vector, one entry a hyperparameter; None where no path leads from it to F.
+
+        last: let go of the graph on the way; there is no product after this one.
+        """
+        pulled = self._pull(vector, self.hparams, retain_graph=not last)
+        if last:
+            self._edges, self._pulled, self.residual, self.gradient = None, None, self.residual.detach(), None
+        return pulled
 
     def product(self, vector: Tensor) -> Tensor:
         """J vector: the derivative, in u, of ⟨Jᵀu, vector⟩."""
         if self.symmetric:
             return self.transpose_product(vector)
-        if not self.residual.requires_grad:
+        if not self._attached:
             product = torch.zeros_like(vector)
         else:
             dummy, pulled = self._pulled_back()
@@ -78,14 +104,14 @@ class Linearization:
 
     def hparam_push(self, direction: list[Tensor]) -> Tensor:
         """B direction."""
-        if not self.residual.requires_grad:
+        if not self._attached:
             return torch.zeros_like(self.residual)
         dummy, pulled = self._pulled_back()
         return self._push(dummy, pulled[len(self.inputs) :], direction)
 
     def connected(self) -> list[bool]:
         """For each hyperparameter, whether a differentiable path leads from it to F."""
-        if not self.residual.requires_grad:
+        if not self._attached:
             return [False] * len(self.hparams)
         _, pulled = self._pulled_back()
         return [part is not None for part in pulled[len(self.inputs) :]]
@@ -100,24 +126,35 @@ class Linearization:
 
     def diagonal(self) -> Tensor | None:
         """P = ∂u/∂(gradient) applied to ones, where J is a P times a symmetric matrix and all P > 0; else None."""
-        if self.gradient is None or len(self.inputs) > 1 or not self.gradient.requires_grad:
+        inner: Any = self.gradient if self._edges is None else self._edges[1]
+        if inner is None or len(self.inputs) > 1 or (isinstance(inner, Tensor) and not inner.requires_grad):
             return None
-        if not self.residual.requires_grad:
+        if not self._attached:
             return None
         ones = torch.ones_like(self.residual)
-        (rates,) = torch.autograd.grad(self.residual, self.gradient, ones, retain_graph=True, allow_unused=True)
+        (rates,) = torch.autograd.grad([self._root], [inner], [ones], retain_graph=True, allow_unused=True)
         if rates is None or not bool((rates > 0.0).all()) or not bool(rates.isfinite().all()):
             return None
         return rates
 
     def size(self) -> Tensor:
         """|w|."""
-        return vector_norm(self.inputs[0])
+        return vector_norm(self.inputs[0]) if self.norm is None else self.norm
 
-    def _pull(self, vector: Tensor, inputs: list[Tensor]) -> list[Tensor | None]:
-        if not self.residual.requires_grad:
+    @property
+    def _root(self) -> Any:
+        """F, or its place in the graph."""
+        return self.residual if self._edges is None else self._edges[0]
+
+    @property
+    def _attached(self) -> bool:
+        """Whether F depends on anything."""
+        return self._edges is not None or self.residual.requires_grad
+
+    def _pull(self, vector: Tensor, inputs: list[Tensor], *, retain_graph: bool = True) -> list[Tensor | None]:
+        if not self._attached:
             return [None] * len(inputs)
-        pulled = torch.autograd.grad(self.residual, inputs, vector, retain_graph=True, allow_unused=True)
+        pulled = torch.autograd.grad([self._root], inputs, [vector], retain_graph=retain_graph, allow_unused=True)
         return self.group.mean(pulled)
 
     def _push(self, dummy: Tensor, pulled: list[Tensor | None], directions: list[Tensor]) -> Tensor:
@@ -129,7 +166,7 @@ class Linearization:
         if self._pulled is None:
             dummy = torch.zeros_like(self.residual, requires_grad=True)
             inputs = [*self.inputs, *self.hparams]
-            pulled = torch.autograd.grad(self.residual, inputs, dummy, create_graph=True, allow_unused=True)
+            pulled = torch.autograd.grad([self._root], inputs, [dummy], create_graph=True, allow_unused=True)
             self._pulled = dummy, list(pulled)
         return self._pulled
 
@@ -199,7 +236,8 @@ class Place:
 
     shape: a vector -> params as losses and maps receive them; plain: a vector -> params as a tree of tensors.
     weights: the graph's leaf. hparams: the values, a tree; leaves: the graph's leaves that they came from.
-    module: the nn.Module whose params they are, for names in errors. group: the processes that hold them.
+    module: the nn.Module whose params they are, for names in errors. group: the processes that hold them. joint: what
+    the leaf stands for, where it may hold no values.
     """
 
     shape: Callable[[Tensor], Any]
@@ -209,6 +247,23 @@ class Place:
     leaves: list[Tensor]
     module: nn.Module | None = None
     group: Group = ALONE
+    joint: Joint | None = None
+
+    def still(self) -> Any:
+        """The params as losses receive them, without a graph."""
+        return self.shape(self.weights.detach()) if self.joint is None else self.joint.still()
+
+    def in_one(self) -> Tensor | None:
+        """The leaf where it holds the values of the weights."""
+        return self.weights if self.joint is None else self.joint.in_one()
+
+    def lean(self) -> AbstractContextManager[Any]:
+        """For the inner loss's graph to hold little, where the params are large."""
+        return lean_squares() if self.in_one() is None else nullcontext()
+
+    def norm(self) -> Tensor | None:
+        """|w| where the leaf may not hold it."""
+        return None if self.joint is None else self.joint.norm()
 
 
 def linearize(inner: Any, place: Place, batch: Any, opt_state: Any, *, slope: Tensor | None = None) -> Linearization:
@@ -220,11 +275,13 @@ def linearize(inner: Any, place: Place, batch: Any, opt_state: Any, *, slope: Te
     if isinstance(inner, (FixedPoint, Root)):
         return _of_map(inner, place, batch)
     if slope is None:
-        loss = scalar_loss(inner.loss, "inner loss", place.shape(place.weights), place.hparams, batch)
+        with place.lean():
+            loss = scalar_loss(inner.loss, "inner loss", place.shape(place.weights), place.hparams, batch)
         require_twice_differentiable(loss, place.module)
         slope = place.group.share(gradient_with_graph(loss, place.weights))
     if isinstance(inner, Minimize):
-        return Linearization([place.weights], place.leaves, slope, symmetric=True, group=place.group)
+        inputs = [place.weights]
+        return Linearization(inputs, place.leaves, slope, symmetric=True, norm=place.norm(), group=place.group)
     if isinstance(inner, WeightUpdate):
         return _of_update(inner, place, slope, opt_state)
     return _of_proximal_step(inner, place, slope)
@@ -280,18 +337,26 @@ def is_carried(leaf: Any) -> bool:
 
 
 def _of_update(inner: WeightUpdate, place: Place, slope: Tensor, opt_state: Any) -> Linearization:
-    rule, weights = functional_optimizer(inner, place.hparams), place.weights
-    state = fresh_state(rule, lambda: place.shape(weights.detach()), opt_state)
+    rule, weights = functional_optimizer(inner, place.hparams), place.in_one()
+    state = fresh_state(rule, place.still, opt_state)
     if inner.carry == "weights_and_state":
         return _of_whole_step(rule, place, slope, state)
-    in_one = rule.flat_state(state) if hasattr(rule, "flat_state") else None
+    in_one = rule.flat_state(state) if hasattr(rule, "flat_state") and weights is not None else None
     if in_one is not None:
         moves, _ = rule.update(slope, in_one, weights)
     else:
-        shaped = place.shape(weights)
+        shaped = place.shape(place.weights)
         updates, _ = rule.update(place.shape(slope), state, shaped)
         moves = flat(tree.matched(shaped, updates)[0])
-    return Linearization([weights], place.leaves, -moves, symmetric=False, gradient=slope, group=place.group)
+    return Linearization(
+        [place.weights],
+        place.leaves,
+        -moves,
+        symmetric=False,
+        gradient=slope,
+        norm=place.norm(),
+        group=place.group,
+    )
 
 
 def _of_whole_step(rule: Any, place: Place, slope: Tensor, state: Any) -> Linearization:
@@ -306,9 +371,15 @@ def _of_whole_step(rule: Any, place: Place, slope: Tensor, state: Any) -> Linear
     moves = flat(tree.matched(shaped, updates)[0])
     group = place.group
     if carried is None:
-        return Linearization([weights], place.leaves, -moves, symmetric=False, group=group)
+        return Linearization([weights], place.leaves, -moves, symmetric=False, norm=place.norm(), group=group)
     arrived = flat([leaf for leaf in tree.matched(state, after)[0] if is_carried(leaf)])
     residual = torch.cat([-moves, carried - arrived])
     return Linearization(
-        [weights, carried], place.leaves, residual, symmetric=False, state_leaves=floating, group=place.group
+        [weights, carried],
+        place.leaves,
+        residual,
+        symmetric=False,
+        norm=place.norm(),
+        state_leaves=floating,
+        group=place.group,
     )

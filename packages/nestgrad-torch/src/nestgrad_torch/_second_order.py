@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.backends import cuda, cudnn
+from torch.overrides import TorchFunctionMode
 
 from nestgrad import DoubleBackwardUnsupported, NestgradError
 
@@ -71,6 +73,46 @@ def _kernels(module: nn.Module | None) -> Iterator[None]:
     finally:
         for (_, switch), value in zip(_FUSED, before, strict=True):
             switch(value)
+
+
+class lean_squares(TorchFunctionMode):  # noqa: N801  (a context)
+    """x² by a node of its own: pow's holds 2x besides x, and its second derivative makes powers of 1 and 0."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _POWERS and not kwargs and _is_square(*args) and args[0].is_floating_point():
+            return _Square.apply(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+_POWERS = {torch.square, Tensor.square, torch.pow, Tensor.pow, Tensor.__pow__}
+_TWO = 2
+
+
+def _is_square(x: Any, exponent: Any = _TWO) -> bool:
+    return isinstance(x, Tensor) and isinstance(exponent, (int, float)) and exponent == _TWO
+
+
+class _Square(torch.autograd.Function):
+    """x · x, in the bits of x.pow(2) in every derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return x * x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (slope * ctx.saved_tensors[0]).mul(_TWO)
+
+    @staticmethod
+    def jvp(ctx: Any, along: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (along * ctx.saved_tensors[0]).mul(_TWO)
 
 
 def _on_gpu(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 from nestgrad import DeviceMismatch, DtypeMismatch, InvalidInput, NonDifferentiableHyperparameter, tree
 from nestgrad_torch._modules import ModuleParams, Places
@@ -107,6 +108,57 @@ class Params:
     def shape(self, vector: Tensor, buffers: dict[str, Tensor] | None = None) -> Any:
         """The params as a loss receives them, as views of a vector."""
         return self.view(split(vector, self.leaves), buffers)
+
+
+class Joint:
+    """All params as one leaf of a new graph, so that a derivative crosses the graph's edge once and not once a layer.
+
+    vector: the leaf. It holds copies of small params. Large ones are used where they are, and the vector only stands
+    for them: its entries are zeros that take no memory.
+    """
+
+    def __init__(self, point: Params) -> None:
+        self._point, count = point, sum(leaf.numel() for leaf in point.leaves)
+        self._stands = count >= _LARGE
+        first = point.leaves[0].detach()
+        self.vector = first.new_zeros(()).expand(count).requires_grad_() if self._stands else point.vector()
+
+    def shape(self, vector: Tensor, buffers: dict[str, Tensor] | None = None) -> Any:
+        """The params as a loss receives them: those that the leaf stands for, or views of another vector."""
+        if not self._stands or vector is not self.vector:
+            return self._point.shape(vector, buffers)
+        return self._point.view(_Standing.apply(vector, *self._values()), buffers)
+
+    def still(self) -> Any:
+        """The params as a loss receives them, without a graph."""
+        return self._point.view(self._values()) if self._stands else self._point.shape(self.vector.detach())
+
+    def norm(self) -> Tensor:
+        """|w|."""
+        return vector_norm(torch.stack([vector_norm(x) for x in self._values()]) if self._stands else self.vector)
+
+    def in_one(self) -> Tensor | None:
+        """The vector where it holds the values; None where it stands for them."""
+        return None if self._stands else self.vector
+
+    def _values(self) -> list[Tensor]:
+        return [leaf.detach() for leaf in self._point.leaves]
+
+
+_LARGE = 100_000
+"""Entries from which a copy of all params is more than a node of Python in the graph."""
+
+
+class _Standing(torch.autograd.Function):
+    """The values that a vector stands for; gradients in them are the vector's."""
+
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, *values: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG004
+        return tuple(value.view_as(value) for value in values)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
+        return flat(slopes), *(None for _ in slopes)
 
 
 def _require_differentiable(name: str, leaf: Any) -> None:

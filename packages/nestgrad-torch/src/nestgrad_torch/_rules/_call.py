@@ -12,7 +12,7 @@ from nestgrad import BilevelProblem, DtypeMismatch, InvalidInput, Rules, WeightU
 from nestgrad_torch._derivatives import Linearization, Place, scalar_loss
 from nestgrad_torch._rules._findings import Findings
 from nestgrad_torch._second_order import require_differentiable
-from nestgrad_torch._tree import Params, flat, split
+from nestgrad_torch._tree import Joint, Params, flat, split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +32,18 @@ class Call:
 
     def place(self) -> Place:
         """New graph leaves with these values."""
+        point = self.point
+        return Place(point.shape, point.plain, point.vector(), *self._leaves(), point.module, point.group)
+
+    def joint_place(self) -> Place:
+        """The same for losses alone, without a copy of large params: what is no loss reads no values of the leaf."""
+        joint, there = Joint(self.point), self._leaves()
+        return Place(joint.shape, self.point.plain, joint.vector, *there, self.point.module, self.point.group, joint)
+
+    def _leaves(self) -> tuple[Any, list[Tensor]]:
+        """(hparams of a new graph, its leaves)."""
         leaves = [h.detach().requires_grad_() for h in tree.leaves(self.hparams)]
-        values = tree.unflatten(self.hparams, leaves)
-        return Place(
-            self.point.shape, self.point.plain, self.point.vector(), values, leaves, self.point.module, self.point.group
-        )
+        return tree.unflatten(self.hparams, leaves), leaves
 
     def batch(self, step: int) -> Any:
         """The inner batch of one step."""

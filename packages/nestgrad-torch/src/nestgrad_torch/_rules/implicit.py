@@ -16,9 +16,11 @@ from nestgrad import (
     DisconnectedHyperparameter,
     HyperGradientJVP,
     Implicit,
+    Minimize,
     ProximalGradient,
     Stats,
     Status,
+    WeightUpdate,
     error_for,
     tree,
 )
@@ -47,12 +49,13 @@ PLAIN = Extras()
 @METHODS.register(Implicit)
 def of_call(spec: Implicit, call: Call) -> Findings:
     """The rule of the method table."""
-    place = call.place()
+    place = call.joint_place() if isinstance(call.problem.inner, (Minimize, WeightUpdate)) else call.place()
     linear = linearize(call.problem.inner, place, call.inner_batch, call.opt_state)
     require_twice_differentiable(linear.residual, call.point.module)
     linear.damping = spec.damping
-    outer = call.outer_loss(place)
-    return implicit(spec, linear, outer, place.weights, call.hparams, extras=extras_of(call, linear))
+    extras = extras_of(call, linear)
+    slopes = [outer_slopes(linear, call.outer_loss(place), place.weights)]
+    return implicit(spec, linear, slopes.pop(), call.hparams, extras=extras, last=True)
 
 
 def extras_of(call: Call, linear: Linearization) -> Extras:
@@ -70,25 +73,30 @@ def extras_of(call: Call, linear: Linearization) -> Extras:
 def implicit(
     spec: Implicit,
     point: Linearization,
-    outer_loss: Tensor,
-    outer_params: Tensor,
+    outer: OuterSlopes,
     hparams: Any,
     *,
     extras: Extras = PLAIN,
+    last: bool = False,
 ) -> Findings:
-    """The hypergradient of outer_loss in point.hparams, the leaves of hparams.
+    """The hypergradient of an outer loss in point.hparams, the leaves of hparams.
 
-    outer_params is the graph leaf at which the outer loss was taken: that of `point`, or the next weights.
+    outer: its slopes, for `point` to be all that is held of a graph during the solve. last: `point` is of no use after.
     """
-    loss, rhs, slopes = outer_slopes(point, outer_loss, outer_params)
-    solve, norm, scale = _scaled_solve(spec, adjoint_system(point), rhs, extras)
-    pulled = point.hparam_product(solve.solution)
+    loss, rhs, slopes = outer
+    point.let_go()
+    side = _scaled(rhs, extras)
+    del outer, rhs
+    solve = _solve(spec, adjoint_system(point), side, extras)
+    pulled = point.hparam_product(solve.solution, last=last)
     require_connected(hparams, [a is not None or b is not None for a, b in zip(slopes, pulled, strict=True)])
     # All hyperparameters in one vector: a few operations then serve however many there are.
-    indirect, direct = _joined(pulled, point.hparams) * -scale, _joined(slopes, point.hparams)
+    indirect = _joined(pulled, point.hparams).mul_(-side.scale)
+    del pulled
+    direct = _joined(slopes, point.hparams)
     total = direct + indirect
     totals = split(total, point.hparams)
-    figures, read = _figures(point, solve, norm, scale)
+    figures, read = _figures(point, solve, side)
     figures += [loss, vector_norm(indirect), *(vector_norm(part, 1) for part in totals)]
     return Findings(
         total=totals,
@@ -97,7 +105,7 @@ def implicit(
         outer_loss=loss,
         figures=torch.stack(figures).detach(),
         report=partial(_report, spec, extras.kink_tol, read, len(totals)),
-        adjoint=None if extras.adjoint is None else extras.adjoint(scale * solve.solution),
+        adjoint=None if extras.adjoint is None else extras.adjoint(solve.solution.mul_(side.scale)),
     )
 
 
@@ -133,12 +141,13 @@ def implicit_jvp(
     """ξᵀ ∂L_out/∂λ + vᵀz with J z = -B ξ."""
     loss, slope, direct = outer_slopes(point, outer_loss, outer_params)
     require_connected(hparams, [a is not None or b for a, b in zip(direct, point.connected(), strict=True)])
-    solve, norm, scale = _scaled_solve(spec, forward_system(point), -point.hparam_push(direction), extras)
-    moved = scale * solve.solution
+    side = _scaled(-point.hparam_push(direction), extras)
+    solve = _solve(spec, forward_system(point), side, extras)
+    moved = side.scale * solve.solution
     parts = [(d * g).sum() for d, g in zip(direction, direct, strict=True) if g is not None]
     along = torch.stack(parts).sum() if parts else torch.zeros_like(loss)
     through = slope.dot(moved)
-    figures, read = _figures(point, solve, norm, scale)
+    figures, read = _figures(point, solve, side)
     numbers = torch.stack([*figures, loss, along + through, through.abs()]).detach().tolist()
     *rest, value, size, indirect = numbers
     solver, stats = read(rest, indirect)
@@ -176,19 +185,22 @@ def _solved(
     *,
     throw: bool,
 ) -> Tensor:
-    solve, norm, scale = _scaled_solve(spec, system, rhs, extras)
-    figures, read = _figures(point, solve, norm, scale)
+    side = _scaled(rhs, extras)
+    solve = _solve(spec, system, side, extras)
+    figures, read = _figures(point, solve, side)
     solver, stats = read(torch.stack(figures).detach().tolist(), math.nan)
     status = _overall(spec, extras.kink_tol, solver, stats, finite=math.isfinite(stats.adjoint_norm))
     if throw and not status.ok:
         raise error_for(status, spec, stats)
-    return scale * solve.solution
+    return side.scale * solve.solution
 
 
-def outer_slopes(
-    point: Linearization, outer_loss: Tensor, outer_params: Tensor
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """(L_out, ∂L_out/∂s, ∂L_out/∂λ): zero in the optimizer state, None for a hyperparameter that it does not use."""
+OuterSlopes = tuple[Tensor, Tensor, list[Tensor | None]]
+"""(L_out, ∂L_out/∂s, ∂L_out/∂λ): zero in the optimizer state, None for a hyperparameter that it does not use."""
+
+
+def outer_slopes(point: Linearization, outer_loss: Tensor, outer_params: Tensor) -> OuterSlopes:
+    """The slopes of an outer loss; outer_params: the graph leaf at which it was taken, as that of `point`."""
     inputs = [outer_params, *point.hparams]
     pulled: tuple[Tensor | None, ...] = (None,) * len(inputs)
     if outer_loss.requires_grad:
@@ -230,27 +242,40 @@ def forward_system(point: Linearization) -> Callable[..., System]:
     )
 
 
-def _scaled_solve(
-    spec: Implicit, system: Callable[..., System], rhs: Tensor, extras: Extras
-) -> tuple[Solve | Deferred, Tensor, Tensor]:
-    """(the answer for rhs divided by a power of two, the norm of that side, the power).
+@dataclass(slots=True)
+class _Side:
+    """A right-hand side divided by a power of two, the norm of the quotient, the power.
 
-    Such a division is exact, and keeps every square from under- or overflowing.
+    Such a division is exact, and keeps every square from under- or overflowing. The solver may write to `unit`, which
+    is None once it has been handed over.
     """
+
+    unit: Tensor | None
+    norm: Tensor
+    scale: Tensor
+
+
+def _scaled(rhs: Tensor, extras: Extras) -> _Side:
     size = vector_norm(rhs, math.inf)
     scale = power_of_two(size)
     if extras.start is not None:  # which would be infinite beside a right-hand side of zero
         scale = torch.where(size == 0.0, 1.0, scale)
     unit = rhs / scale
+    return _Side(unit, vector_norm(unit), scale)
+
+
+def _solve(spec: Implicit, system: Callable[..., System], side: _Side, extras: Extras) -> Solve | Deferred:
+    """The answer for the scaled right-hand side."""
+    unit, side.unit = side.unit, None
     given = system(
         rhs=unit,
-        scale=scale,
-        start=None if extras.start is None else extras.start / scale,
+        scale=side.scale,
+        start=None if extras.start is None else extras.start / side.scale,
         preconditioner=extras.preconditioner,
         key=extras.key,
         shape=extras.adjoint,
     )
-    return SOLVERS(spec.solver, given), vector_norm(unit), scale
+    return SOLVERS(spec.solver, given)
 
 
 def power_of_two(size: Tensor) -> Tensor:
@@ -269,13 +294,11 @@ _Reader = Callable[[list[float], float], tuple[Status, Stats]]
 """(figures on the host, |Bᵀp|) -> (the solver's status, the statistics)."""
 
 
-def _figures(
-    point: Linearization, solve: Solve | Deferred, norm: Tensor, scale: Tensor
-) -> tuple[list[Tensor], _Reader]:
+def _figures(point: Linearization, solve: Solve | Deferred, side: _Side) -> tuple[list[Tensor], _Reader]:
     """What the statistics need from the device, and how they are read."""
-    figures = [vector_norm(point.residual), point.size(), vector_norm(solve.solution), scale, norm]
+    figures = [point.optimality(), point.size(), vector_norm(solve.solution), side.scale, side.norm]
     kinked = point.kink is not None
-    figures += [] if point.kink is None else [point.kink.to(norm.dtype)]
+    figures += [] if point.kink is None else [point.kink.to(side.norm.dtype)]
     eps = torch.finfo(point.residual.dtype).eps
     if isinstance(solve, Deferred):
         return [*figures, *solve.figures], partial(_read_figures, eps, solve.read, kinked)

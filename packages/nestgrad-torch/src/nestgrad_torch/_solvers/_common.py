@@ -21,9 +21,10 @@ Operator = Callable[[Tensor], Tensor]
 class System:
     """A x = rhs, A being Jᵀ (adjoint) or J (forward), already damped; everything divided by `scale`, a power of two.
 
-    apply, adjoint: products with A and Aᵀ. rhs: its largest entry in [1, 2), or zero. symmetric: A is known to be.
-    start: the warm start divided by scale. preconditioner: a positive diagonal. matrix: (A itself, products it took).
-    diagonal: P with J = P M and M symmetric where J has that form for a reason, else None; forward: A is J, not Jᵀ.
+    apply, adjoint: products with A and Aᵀ. rhs: its largest entry in [1, 2), or zero; the solver may write to it.
+    symmetric: A is known to be. start: the warm start divided by scale. preconditioner: a positive diagonal. matrix:
+    (A itself, products it took). diagonal: P with J = P M and M symmetric where J has that form for a reason, else
+    None; forward: A is J, not Jᵀ.
     shape: a vector of unknowns as a tree, where a solver is given by the user.
     """
 

@@ -14,16 +14,17 @@ from nestgrad_torch._solvers._common import SOLVERS, Deferred, Ending, System
 
 @SOLVERS.register(Neumann)
 def neumann(spec: Neumann, system: System) -> Deferred:
-    """k terms by k - 1 products."""
+    """k terms by k - 1 products; the sum is kept in the place of the right-hand side."""
     apply, diagonal = system.apply, system.preconditioner
     term = total = system.rhs
     norms = [vector_norm(term)]
     for _ in range(spec.num_terms - 1):
         term = torch.sub(term, apply(term if diagonal is None else diagonal * term), alpha=spec.step_size)
-        total = total + term
+        total.add_(term)
         norms.append(vector_norm(term))
+    del term
     return Deferred(
-        solution=spec.step_size * (total if diagonal is None else diagonal * total),
+        solution=(total if diagonal is None else total.mul_(diagonal)).mul_(spec.step_size),
         figures=norms,
         read=partial(_read, spec, symmetric=system.symmetric and diagonal is None),
     )

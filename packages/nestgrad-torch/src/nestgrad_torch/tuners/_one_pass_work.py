@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,9 +23,9 @@ from nestgrad_torch._derivatives import (
 from nestgrad_torch._modules import recomputation_refused
 from nestgrad_torch._rules._call import Call
 from nestgrad_torch._rules._findings import Findings
-from nestgrad_torch._rules.implicit import PLAIN, Extras, implicit
+from nestgrad_torch._rules.implicit import PLAIN, Extras, implicit, outer_slopes
 from nestgrad_torch._second_order import require_twice_differentiable, second_order
-from nestgrad_torch._tree import Params, split
+from nestgrad_torch._tree import Joint, Params, split
 from nestgrad_torch.tuners._common import stepped
 
 
@@ -71,33 +71,34 @@ class Work:
         """
         leaves = [h.detach().requires_grad_() for h in tree.leaves(state["hparams"])]
         start = tree.unflatten(state["hparams"], leaves)
-        values, weights, buffers = self.natural(start), point.vector(), point.fresh_buffers()
+        values, joint, buffers = self.natural(start), Joint(point), point.fresh_buffers()
+        weights = joint.vector
+        there = Place(joint.shape, point.plain, weights, values, leaves, group=point.group, joint=joint)
         with second_order(point.module):
-            loss = scalar_loss(self.update.loss, "inner loss", point.shape(weights, buffers), values, inner_batch)
+            with there.lean():
+                loss = scalar_loss(self.update.loss, "inner loss", joint.shape(weights, buffers), values, inner_batch)
             if audit:
                 require_twice_differentiable(loss, point.module)
             with recomputation_refused(point.module) if audit else contextlib.nullcontext():
                 slope = point.group.share(gradient_with_graph(loss, weights))
-            settings = tree.map(torch.detach, values)
-            grads = split(slope.detach(), point.leaves)
-            rule = functional_optimizer(self.update, settings)
-            params, opt_state = stepped(rule, tree.unflatten(point.tree, grads), state["opt_state"], state["params"])
-            linear = linearize(
-                self.update,
-                Place(point.shape, point.plain, weights, values, leaves, group=point.group),
-                inner_batch,
-                state["opt_state"],
-                slope=slope,
-            )
-            arrived = point.holding(params, buffers)
-            reached = arrived.vector()
-            outer = scalar_loss(self.problem.outer_loss, "outer_loss", arrived.shape(reached), values, outer_batch)
-            extras, found = self._extras(point, state, linear), []
-            for method in methods or (self.method,):
-                assert isinstance(method, Implicit)  # noqa: S101  (others have a rule of their own)
-                linear.damping = method.damping
-                found.append(implicit(method, linear, outer, reached, start, extras=extras))
             (value,) = point.group.mean([loss.detach()])
+            settings = tree.map(torch.detach, values)
+            rule, grads = functional_optimizer(self.update, settings), split(slope.detach(), point.leaves)
+            params, opt_state = stepped(rule, tree.unflatten(point.tree, grads), state["opt_state"], state["params"])
+            linear = linearize(self.update, there, inner_batch, state["opt_state"], slope=slope)
+            # What is let go of here takes as much memory as the weights, each.
+            del loss, slope, grads
+            arrived = Joint(point.holding(params, buffers))
+            at_end = arrived.shape(arrived.vector)
+            outer = scalar_loss(self.problem.outer_loss, "outer_loss", at_end, values, outer_batch)
+            slopes = [outer_slopes(linear, outer, arrived.vector)]
+            del arrived, at_end, outer
+            extras, found = self._extras(point, state, linear), []
+            methods = methods or (cast("Implicit", self.method),)  # others have a rule of their own
+            slopes *= len(methods)
+            for method in methods:
+                linear.damping, last = method.damping, len(slopes) == 1
+                found.append(implicit(method, linear, slopes.pop(), start, extras=extras, last=last))
         return {**state, "params": params, "opt_state": opt_state, "buffers": buffers}, value, found
 
     def _extras(self, point: Params, state: Any, linear: Linearization) -> Extras:
