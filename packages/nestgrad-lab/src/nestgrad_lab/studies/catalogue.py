@@ -11,7 +11,15 @@ from nestgrad_lab.errors import OptionError
 from nestgrad_lab.experiments.entries import nearest
 from nestgrad_lab.studies.study import Study
 
-NAMES = ("response-curve", "many-decays", "gaussian-process", "inverse-accuracy", "distillation")
+NAMES = (
+    "response-curve",
+    "many-decays",
+    "gaussian-process",
+    "inverse-accuracy",
+    "overfit-validation",
+    "distillation",
+    "split-retrain",
+)
 """In the order of the thesis; `a-b` is the module nestgrad_lab.studies.a_b."""
 
 
