@@ -49,7 +49,7 @@ def phi_of(layer, response, seed=0):
 
 
 def view(response, phi, codes):
-    return gated.GatedParams(response, phi, codes, rows=ROWS)
+    return gated.viewed(response, phi, None, rows=ROWS) if codes is None else gated.GatedParams(response, phi, codes)
 
 
 def joined(out):
@@ -100,7 +100,7 @@ def test_plain_layers_are_those_of_torch():
 def test_a_view_gives_subtrees_values_row_by_row_and_the_general_part():
     response = ng.GatedResponse(axes=(("w", 1),), gate_scale=1.0)
     phi, codes = ng.init_response(response, params(), {"h": rand(H)}, key=0), rand(ROWS, H, seed=9)
-    found = gated.GatedParams(response, phi, codes, rows=ROWS)
+    found = gated.GatedParams(response, phi, codes)
     each = [ng.respond(response, phi, {"h": code}) for code in codes]
     assert found["w"].shape == (ROWS, 3, 2)
     assert torch.allclose(found["w"], torch.stack([w["w"] for w in each]), rtol=1e-13)
@@ -109,7 +109,7 @@ def test_a_view_gives_subtrees_values_row_by_row_and_the_general_part():
     assert same(found.general, phi["bias"])
     assert same(found["deep"].general, phi["bias"]["deep"])
     assert (list(found), len(found["deep"])) == (["w", "deep"], 2)
-    still = gated.GatedParams(response, phi, None, rows=ROWS)
+    still = view(response, phi, None)
     assert torch.equal(still["w"], phi["bias"]["w"].expand(ROWS, 3, 2))
 
 
@@ -207,6 +207,14 @@ def test_what_a_layer_cannot_take_is_refused(call, named):
 
     with pytest.raises(ng.InvalidInput, match=named):
         call(of)
+
+
+def test_a_view_of_codes_that_do_not_fit_is_refused():
+    phi = phi_of(LINEAR, BY_OUTPUT)
+    with pytest.raises(ng.InvalidInput, match=r"'gates/layer/weight'\]: got \(6, 3\), limit: shape \(6, 2\)"):
+        gated.GatedParams(BY_OUTPUT, phi, rand(ROWS, 2))
+    with pytest.raises(ng.InvalidInput, match=r"codes of shape \(3,\), limit: \(rows, h\)"):
+        gated.GatedParams(BY_OUTPUT, phi, rand(H))
 
 
 def test_it_is_one_of_the_methods():

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from nestgrad import GatedResponse, InvalidInput
 from nestgrad_torch._gated_response import gated
+from nestgrad_torch._responses import require_weights
 
 __all__ = ["GatedParams", "conv2d", "embedding", "linear", "lstm_cell"]
 
@@ -29,12 +30,18 @@ Layer = Mapping[str, Any]
 class GatedParams(Mapping[Any, Any]):
     """φ at one code a row: params["fc1"] is the view of a subtree, params["fc1"]["weight"] its values (rows, *shape).
 
-    general: the tree of φ's bias, for what is no row's own, as a penalty. codes: (rows, h); None stands for zeros.
+    general: the tree of φ's bias, for what is no row's own, as a penalty. codes: (rows, h).
     """
 
-    def __init__(
-        self, response: GatedResponse, weights: Mapping[str, Any], codes: Tensor | None, *, rows: int, path: str = ""
-    ) -> None:
+    def __init__(self, response: GatedResponse, weights: Mapping[str, Any], codes: Tensor) -> None:
+        if codes.dim() != len(("rows", "h")):
+            raise InvalidInput(
+                f"GatedParams: codes of shape {tuple(codes.shape)}, limit: (rows, h). Remedy: one row for each example."
+            )
+        require_weights(response, weights, codes.shape[1])
+        self._hold(response, weights, codes, len(codes), "")
+
+    def _hold(self, response: GatedResponse, weights: Any, codes: Tensor | None, rows: int, path: str) -> None:
         self._response, self._weights, self._codes, self._rows, self._path = response, weights, codes, rows, path
         self.general: Any = weights["bias"]
 
@@ -72,10 +79,12 @@ class GatedParams(Mapping[Any, Any]):
 
 
 def viewed(response: GatedResponse, weights: Any, codes: Tensor | None, *, rows: int, path: str = "") -> Any:
-    """A GatedParams; for φ of a single leaf, its values row by row."""
+    """A GatedParams, unchecked; for φ of a single leaf, its values row by row. No codes stand for zeros."""
     bias = weights["bias"]
     if not isinstance(bias, Tensor):
-        return GatedParams(response, weights, codes, rows=rows, path=path)
+        view = object.__new__(GatedParams)
+        view._hold(response, weights, codes, rows, path)
+        return view
     if codes is None:
         return bias.expand(rows, *bias.shape)
     return gated(response, path, bias, weights["weight"], weights["gates"], codes)
