@@ -134,7 +134,7 @@ def self_tuning_reports_what_it_saw(ctx: Context, draw: Draw) -> None:
 @check(*_NEEDS, slow=True)
 def self_tuning_moves_leaves_and_scales_when_due(ctx: Context, draw: Draw) -> None:
     """Every `every`-th step after the warm-up, and no other; without an entropy scales stay to the bit; no mutation."""
-    number = draw.pick((0, 1, 3, 5), "tuner")
+    number = draw.pick((0, 3), "tuner")
     settings = _TUNERS[number]
     tuner, (leaves, beside) = _tuner(ctx, number), _begun(draw, number)
     state = _state(ctx, tuner, leaves, beside)
