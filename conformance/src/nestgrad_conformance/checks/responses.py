@@ -33,6 +33,7 @@ from nestgrad_conformance.expecting import refused
 from nestgrad_conformance.following import follow
 from nestgrad_conformance.learned import drawn_response, responding
 from nestgrad_conformance.problems import Case
+from nestgrad_conformance.problems.ridge import RidgeInner, SquaredError
 from nestgrad_conformance.problems.tanh_network import DecayedNetworkLoss, NetworkLoss, network_params
 from nestgrad_conformance.registry import check
 
@@ -261,6 +262,55 @@ def a_local_response_has_its_known_bias(ctx: Context, draw: Draw) -> None:
     limit = 1e-5 if ctx.dtype == "float32" else 1e-12
     ctx.close(after["params"], phi, limit, what="params", scale=np.full(2, 3.0))
     ctx.close(info.hypergradient.total, {"lam": 2.0 * centre}, limit, what="total", scale=np.ones(1))
+
+
+class _Scaled:
+    """Gradient descent on φ of a linear response in units of the noise: its weight's rate is over the variance."""
+
+    def init(self, params: Any) -> Any:
+        return {}
+
+    def update(self, grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        weight = tree.map(lambda slope: -0.2 / _NARROW * slope, grads["weight"])
+        return {"bias": tree.map(lambda slope: -0.2 * slope, grads["bias"]), "weight": weight}, state
+
+
+_NARROW, _STEPS = 1e-6, 400
+
+
+@functools.cache
+def _ridge_tuner(ctx: Context, shared: bool) -> Any:
+    tuners: Any = ctx.harness.backend
+    assert ctx.harness.adam is not None
+    return tuners.HyperTraining(
+        BilevelProblem(Minimize(RidgeInner(ctx.harness.xp)), SquaredError(ctx.harness.xp)),
+        hparams={"decay": Real(ctx.arrays(np.zeros(() if shared else 3)))},
+        response=LinearResponse(),
+        optimizer=_Scaled(),
+        outer_optimizer=ctx.harness.adam(0.05),
+        distribution=Normal(variance=_NARROW, mean=0.0),
+        samples=8,
+        response_steps=_STEPS,
+    )
+
+
+@check("HyperTraining", "LinearResponse", "Minimize", "optim", "adam", slow=True, dtypes=("float64",))
+def a_response_learned_from_nothing_gives_the_implicit_hypergradient(ctx: Context, draw: Draw) -> None:
+    """Of a ridge regression with one decay and with one for each weight, to 1e-3 of the closed form."""
+    shared = draw.pick((True, False), "one decay")
+    case = problems.ridge(draw, 3, shared=shared)
+    tuner, batches = _ridge_tuner(ctx, shared), (ctx.arrays(case.inner_batch), ctx.arrays(case.outer_batch))
+    state = tuner.init(ctx.arrays({"w": np.zeros(3)}), key=0)
+    for _ in range(_STEPS):
+        state, _ = tuner.step(state, *batches)
+    x, y = case.inner_batch
+    leaves = {"decay": np.zeros(() if shared else 3)}
+    solved = {"w": np.linalg.solve(x.T @ x / len(x) + np.eye(3), x.T @ y / len(x))}
+    exact = problems.ridge_closed_form(case.with_(params=solved, hparams=leaves))
+    learned = case.with_(params=ctx.numpy(state["params"]), hparams=leaves)
+    found = ctx.numpy(ctx.by_method(learned, LinearResponse()).total)
+    error, size = np.linalg.norm(_flat(found) - _flat(exact)), np.linalg.norm(_flat(exact)) + 1e-2
+    assert error <= 1e-3 * size, f"error {error:.3g}, limit {1e-3 * size:.3g}"
 
 
 def _affine(ctx: Context, draw: Draw, kind: Any) -> tuple[Case, Any, Any]:
