@@ -7,6 +7,7 @@ from nestgrad import *  # noqa: F403
 from nestgrad_reference import gated as gated
 from nestgrad_reference import optim as optim
 from nestgrad_reference import prox as prox
+from nestgrad_reference import spectra as spectra
 from nestgrad_reference._backend import hypergradient as hypergradient
 from nestgrad_reference._backend import hypergradients as hypergradients
 from nestgrad_reference._backend import supports as supports
