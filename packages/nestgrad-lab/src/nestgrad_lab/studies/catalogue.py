@@ -17,7 +17,10 @@ NAMES = (
     "gaussian-process",
     "inverse-accuracy",
     "overfit-validation",
+    "million-decays",
     "distillation",
+    "augmentation",
+    "recurrent-regularisation",
     "split-retrain",
 )
 """In the order of the thesis; `a-b` is the module nestgrad_lab.studies.a_b."""
