@@ -172,7 +172,7 @@ def _losses(settings: Settings, results: Results) -> Any:
                 axis.plot(one["step"], one[f"{part}_loss"], lw=1.4, label=None if k else title, **style)
             axis.set(xlabel="training step", yscale="log", title={"valid": "validation", "test": "test"}[part])
     axes[0].set_ylabel("cross entropy, each run")
-    axes[0].legend(frameon=False, fontsize=8, title="decays", title_fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, title="decays", title_fontsize=8, loc="lower left")
     plain(axes)
     return figure
 
