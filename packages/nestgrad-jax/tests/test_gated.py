@@ -230,6 +230,11 @@ def test_layers_refuse_what_does_not_fit():
         refused(lambda params=params: gated.linear(params["fc"], x[:, :5]), r"\(4, 5\), limit: .* 6 entries")
         refused(lambda params=params: gated.conv2d(params["conv"], x), "limit: 4 axes")
         refused(lambda params=params: gated.lstm_cell(params["cell"], x, (x[:, :2], x[:, :3])), "four for each")
+    for wrong in (jnp.zeros((ROWS, ENTRIES + 1), jnp.float32), jnp.zeros(ENTRIES, jnp.float32)):
+        refused(
+            lambda wrong=wrong: gated.GatedParams(ALONG, phi, wrong),
+            rf"codes of shape .*limit: \(rows, {ENTRIES}\).*Remedy.*init_response",
+        )
     refused(lambda: view["fd"], r"params\['fd'\]: no such entry, limit: .*fc")
     refused(lambda: view["fc"]["wait"], r"params\['fc/wait'\].*limit: bias, weight")
     refused(

@@ -20,7 +20,8 @@ class GatedParams:
 
     params["fc1"] is the view of a subtree, for a layer; params["fc1"]["weight"], of a leaf, its values row by row,
     (B, *shape). general is the tree of φ's bias, for what is no row's own, as a penalty. As a pytree its leaves are
-    those of φ and the codes. weights: φ. codes: (B, h), or None for the code 0 in each of `rows` rows.
+    those of φ and the codes. weights: φ. codes: (B, h), or None for the code 0 in each of `rows` rows. InvalidInput for
+    codes that φ's gates do not take.
     """
 
     response: GatedResponse
@@ -28,6 +29,16 @@ class GatedParams:
     codes: Array | None
     rows: int | None = None
     path: str = ""
+
+    def __post_init__(self) -> None:
+        taken = {jnp.shape(leaf)[-1] for leaf in jax.tree.leaves(self.weights["gates"])}
+        if self.codes is None or (self.codes.ndim == len(("rows", "h")) and taken == {self.codes.shape[1]}):
+            return
+        raise InvalidInput(
+            f"GatedParams: codes of shape {self.codes.shape}, limit: (rows, {', '.join(map(str, sorted(taken)))}), the "
+            "entries that the gates of these weights take. Remedy: a row for each example, of as many entries as the "
+            "hparams that init_response was given."
+        )
 
     @property
     def general(self) -> Any:
@@ -56,7 +67,7 @@ class GatedParams:
             raise InvalidInput(
                 f"params[{path!r}]: no such entry, limit: {_entries(self.general)}. Remedy: name one."
             ) from None
-        return GatedParams(self.response, below, self.codes, self.rows, path)
+        return _unchecked((self.response, self.rows, path), (below, self.codes))
 
     def seen(self) -> Any:
         """The view itself; of a single leaf its values row by row."""
@@ -78,9 +89,21 @@ class GatedParams:
         return self.general, self.weights["weight"], gates
 
 
-jax.tree_util.register_dataclass(
-    GatedParams, data_fields=["weights", "codes"], meta_fields=["response", "rows", "path"]
-)
+def _unchecked(static: Any, trees: Any) -> GatedParams:
+    """A view of these, which may be whatever a transformation puts in the place of arrays."""
+    view = object.__new__(GatedParams)
+    names = ("response", "rows", "path", "weights", "codes")
+    for name, value in zip(names, (*static, *trees), strict=True):
+        object.__setattr__(view, name, value)
+    return view
+
+
+def _parts(view: GatedParams) -> Any:
+    named = ((jax.tree_util.GetAttrKey(name), getattr(view, name)) for name in ("weights", "codes"))
+    return tuple(named), (view.response, view.rows, view.path)
+
+
+jax.tree_util.register_pytree_with_keys(GatedParams, _parts, _unchecked)
 
 
 def _entries(general: Any) -> str:
