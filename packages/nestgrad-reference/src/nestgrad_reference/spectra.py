@@ -10,7 +10,7 @@ is then a linear map of (Re μ, Im μ, ω), and each eigenvalue λ of Ĝ gives t
 
 Players in turn on a bilinear zero-sum game with singular values σ have instead, the step being a filter h(z) from
 gradient to ω with poles and zeros as above, the six roots of 1 + σ² z h(z)² = 0. The largest |z| is the rate: the
-error's factor a step, below 1 where the map converges. (Lorraine et al. 2022, sec. 4; the roots derived here.)
+error's factor a step, below 1 where the map converges. (Lorraine et al. 2022; the roots derived here.)
 """
 
 from __future__ import annotations
