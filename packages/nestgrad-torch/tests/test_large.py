@@ -191,3 +191,36 @@ def test_one_decay_a_weight_takes_no_more_than_two_and_a_half_training_steps_mem
     given = {"method": method, "inner_batch": batch, "outer_batch": batch}
     step, found = peak(train), peak(lambda: ng.hypergradient(problem, w, h, **given))
     assert found <= 2.5 * step
+
+
+def changing(w, h, batch):
+    value = still(w, h, batch)
+    with torch.no_grad():
+        w["rows"].mul_(
+            2.0
+        )  # torch itself refuses a loss that goes on from there, not one that writes for the next step
+    return value
+
+
+def still(w, h, batch):
+    return (w["rows"] * h["decay"].exp()).square().sum()
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(changing, still), (still, changing)], ids=["inner", "outer"])
+def test_a_loss_that_writes_to_large_params_is_named(inside, outside):
+    method = ng.Implicit(solver=ng.Neumann(num_terms=1, step_size=0.1))
+    w = {"bias": torch.ones(2), "rows": torch.ones(100, 1000)}
+    problem = ng.BilevelProblem(ng.Minimize(inside), outside)
+    with pytest.raises(ng.InvalidInput, match=r"params\['rows'\]: changed in place 1 times by a loss, limit 0"):
+        ng.hypergradient(problem, w, {"decay": -2.0}, method=method)
+
+    update = ng.WeightUpdate(inside, lambda h: ng.optim.sgd(0.1))
+    tuner = ng.OnePass(
+        ng.BilevelProblem(update, outside),
+        method=method,
+        hparams={"decay": ng.Real(init=-2.0)},
+        every=1,
+        outer_optimizer=partial(torch.optim.SGD, lr=0.1),
+    )
+    with pytest.raises(ng.InvalidInput, match=r"params\['rows'\]: changed in place"):
+        tuner.step(tuner.init(w), None, None)

@@ -261,6 +261,11 @@ class Place:
         """For the inner loss's graph to hold little, where the params are large."""
         return lean_squares() if self.in_one() is None else nullcontext()
 
+    def require_unchanged(self) -> None:
+        """Raise InvalidInput where a loss has written to params that are used where they are."""
+        if self.joint is not None:
+            self.joint.require_unchanged()
+
     def norm(self) -> Tensor | None:
         """|w| where the leaf may not hold it."""
         return None if self.joint is None else self.joint.norm()
@@ -277,6 +282,7 @@ def linearize(inner: Any, place: Place, batch: Any, opt_state: Any, *, slope: Te
     if slope is None:
         with place.lean():
             loss = scalar_loss(inner.loss, "inner loss", place.shape(place.weights), place.hparams, batch)
+        place.require_unchanged()
         require_twice_differentiable(loss, place.module)
         slope = place.group.share(gradient_with_graph(loss, place.weights))
     if isinstance(inner, Minimize):

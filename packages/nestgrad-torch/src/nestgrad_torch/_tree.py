@@ -114,7 +114,8 @@ class Joint:
     """All params as one leaf of a new graph, so that a derivative crosses the graph's edge once and not once a layer.
 
     vector: the leaf. It holds copies of small params. Large ones are used where they are, and the vector only stands
-    for them: its entries are zeros that take no memory.
+    for them: its entries are zeros that take no memory. After a loss, `require_unchanged` tells whether it wrote to
+    those.
     """
 
     def __init__(self, point: Params) -> None:
@@ -122,6 +123,7 @@ class Joint:
         self._stands = count >= _LARGE
         first = point.leaves[0].detach()
         self.vector = first.new_zeros(()).expand(count).requires_grad_() if self._stands else point.vector()
+        self._versions = [_writes(leaf) for leaf in point.leaves] if self._stands else []
 
     def shape(self, vector: Tensor, buffers: dict[str, Tensor] | None = None) -> Any:
         """The params as a loss receives them: those that the leaf stands for, or views of another vector."""
@@ -141,12 +143,27 @@ class Joint:
         """The vector where it holds the values; None where it stands for them."""
         return None if self._stands else self.vector
 
+    def require_unchanged(self) -> None:
+        """Raise InvalidInput where the values in use have been written to since, by counts on the host."""
+        point = self._point
+        for name, leaf, version in zip(point.names, point.leaves, self._versions, strict=False):
+            if _writes(leaf) != version:
+                raise InvalidInput(
+                    f"params[{name!r}]: changed in place {_writes(leaf) - version} times by a loss, limit 0. "
+                    "Remedy: let the loss make new tensors, as w = w * 2 in the place of w.mul_(2)."
+                )
+
     def _values(self) -> list[Tensor]:
         return [leaf.detach() for leaf in self._point.leaves]
 
 
 _LARGE = 100_000
 """Entries from which a copy of all params is more than a node of Python in the graph."""
+
+
+def _writes(leaf: Tensor) -> int:
+    """How often the tensor's storage has been written to, through it or its views."""
+    return leaf._version  # noqa: SLF001  (has no public name)
 
 
 class _Standing(torch.autograd.Function):

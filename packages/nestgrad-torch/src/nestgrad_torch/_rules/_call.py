@@ -53,6 +53,7 @@ class Call:
         """The outer loss at the place's weights."""
         params = place.shape(place.weights)
         loss = scalar_loss(self.problem.outer_loss, "outer_loss", params, place.hparams, self.outer_batch)
+        place.require_unchanged()
         require_differentiable(loss, self.point.module)
         return loss
 

@@ -77,6 +77,7 @@ class Work:
         with second_order(point.module):
             with there.lean():
                 loss = scalar_loss(self.update.loss, "inner loss", joint.shape(weights, buffers), values, inner_batch)
+            joint.require_unchanged()
             if audit:
                 require_twice_differentiable(loss, point.module)
             with recomputation_refused(point.module) if audit else contextlib.nullcontext():
@@ -91,6 +92,7 @@ class Work:
             arrived = Joint(point.holding(params, buffers))
             at_end = arrived.shape(arrived.vector)
             outer = scalar_loss(self.problem.outer_loss, "outer_loss", at_end, values, outer_batch)
+            arrived.require_unchanged()
             slopes = [outer_slopes(linear, outer, arrived.vector)]
             del arrived, at_end, outer
             extras, found = self._extras(point, state, linear), []
