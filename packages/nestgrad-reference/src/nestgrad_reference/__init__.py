@@ -20,6 +20,10 @@ from nestgrad_reference._response import newton_step as newton_step
 from nestgrad_reference._responses import init_response as init_response
 from nestgrad_reference._responses import respond as respond
 from nestgrad_reference._verify import verify as verify
+from nestgrad_reference.games._directions import game_direction as game_direction
+from nestgrad_reference.games._products import game_jacobian as game_jacobian
+from nestgrad_reference.games._products import game_jvp as game_jvp
+from nestgrad_reference.games._products import game_vjp as game_vjp
 from nestgrad_reference.tuners.baselines import Fixed as Fixed
 from nestgrad_reference.tuners.baselines import RandomMultiplier as RandomMultiplier
 from nestgrad_reference.tuners.full_horizon import FullHorizon as FullHorizon
@@ -28,6 +32,7 @@ from nestgrad_reference.tuners.hypergradient_descent import HypergradientDescent
 from nestgrad_reference.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_reference.tuners.one_pass import OnePass as OnePass
 from nestgrad_reference.tuners.one_pass import per_parameter as per_parameter
+from nestgrad_reference.tuners.play import Play as Play
 from nestgrad_reference.tuners.real_time import RealTime as RealTime
 from nestgrad_reference.tuners.self_tuning import SelfTuning as SelfTuning
 

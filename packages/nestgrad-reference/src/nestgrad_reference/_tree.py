@@ -17,19 +17,23 @@ Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 def as_params(params: Any) -> Any:
     """The params as float64 arrays; InvalidInput for leaves that are not real floating-point."""
+    if not tree.named_leaves(params):
+        raise InvalidInput("params: 0 leaves, limit: at least 1. Remedy: pass arrays.")
+    return as_float64(params, "params")
+
+
+def as_float64(values: Any, title: str) -> Any:
+    """The leaves as new float64 arrays; InvalidInput with the title for one that is not real floating-point."""
 
     def convert(name: str, leaf: Any) -> np.ndarray:
         array = np.asarray(leaf)
         if not np.issubdtype(array.dtype, np.floating):
             raise InvalidInput(
-                f"params[{name!r}]: got {array.dtype}, limit: a real floating-point array. Remedy: .astype(float)."
+                f"{title}[{name!r}]: got {array.dtype}, limit: a real floating-point array. Remedy: .astype(float)."
             )
         return array.astype(np.float64)
 
-    named = tree.named_leaves(params)
-    if not named:
-        raise InvalidInput("params: 0 leaves, limit: at least 1. Remedy: pass arrays.")
-    return tree.unflatten(params, [convert(name, leaf) for name, leaf in named.items()])
+    return tree.unflatten(values, [convert(name, leaf) for name, leaf in tree.named_leaves(values).items()])
 
 
 def as_hparams(hparams: Any) -> Any:
@@ -50,16 +54,16 @@ def as_hparams(hparams: Any) -> Any:
     return tree.unflatten(hparams, [convert(name, leaf) for name, leaf in named.items()])
 
 
-def check_matching(params: Any, **others: Any) -> None:
+def check_matching(params: Any, *, title: str = "params", **others: Any) -> None:
     """Raise DtypeMismatch unless all floating arrays share the first param's dtype (Python floats match any)."""
     first_name, first = next(iter(tree.named_leaves(params).items()))
     wanted = np.asarray(first).dtype
-    for title, other in {"params": params, **others}.items():
+    for where, other in {title: params, **others}.items():
         for name, leaf in tree.named_leaves(other).items():
             found = getattr(leaf, "dtype", wanted)
             if not isinstance(leaf, float) and np.issubdtype(found, np.floating) and found != wanted:
                 raise DtypeMismatch(
-                    f"{title}[{name!r}] is {found}, limit: {wanted} as params[{first_name!r}]. "
+                    f"{where}[{name!r}] is {found}, limit: {wanted} as {title}[{first_name!r}]. "
                     f"Remedy: .astype({wanted})."
                 )
 

@@ -1,0 +1,1 @@
+"""Games of several players by dense float64 algebra: products, directions."""

@@ -1,0 +1,86 @@
+"""Playing a game by dense float64 algebra."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nestgrad import Direction, Game, PlayInfo, PlayState, Simultaneous, Turns, check_play, tree
+from nestgrad_reference.games._directions import direct, require_finite
+from nestgrad_reference.games._field import Field
+from nestgrad_reference.tuners._common import norm, require_optimizer
+
+
+class Play:
+    """Move all players by an optimizer each, at once or in turn; nestgrad._games.play defines each step.
+
+    optimizer: a functional rule such as nestgrad_reference.optim.complex_momentum(0.1, 0.9, π/8), or a rule by player.
+    throw: raise NonFinite, naming the player, where its direction is not finite, and the errors of linear solves.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        *,
+        optimizer: Any,
+        direction: Direction = Simultaneous(),  # noqa: B008  (frozen)
+        turns: Turns = "simultaneous",
+        throw: bool = True,
+    ) -> None:
+        self.optimizers = check_play(game, optimizer, direction, turns)
+        for name, rule in self.optimizers.items():
+            require_optimizer(f"Play.optimizer of {name!r}", rule)
+        self.game, self.direction, self.turns, self.throw = game, direction, turns, throw
+
+    def init(self, players: Any) -> PlayState:
+        """The state before the first step."""
+        held = Field(self.game, players, None).players
+        opt_state = {name: self.optimizers[name].init(held[name]) for name in held}
+        return {"players": held, "opt_state": opt_state, "step": 0}
+
+    def step(self, state: PlayState, batch: Any = None) -> tuple[PlayState, PlayInfo]:
+        """One move of each player; the state passed in is not changed."""
+        count = state["step"] + 1
+        players, opt_state = dict(state["players"]), dict(state["opt_state"])
+        losses: dict[str, Any] = {}
+        parts: dict[str, Any] = {}
+        if self.turns == "simultaneous":
+            field = Field(self.game, players, batch)
+            found = direct(field, self.direction, throw=self.throw)
+            losses, parts = found.losses, self._parts(field, found.direction, count, self.game.names)
+            for name in self.game.names:
+                self._move(name, parts[name], players, opt_state)
+        else:
+            for name in self.game.names:
+                loss, part = self._in_turn(name, players, batch, count)
+                losses[name], parts[name] = loss, part
+                self._move(name, part, players, opt_state)
+        after: PlayState = {"players": players, "opt_state": opt_state, "step": count}
+        return after, PlayInfo(losses=losses, direction_norm=np.asarray(norm(parts)))
+
+    def __repr__(self) -> str:
+        return f"Play(direction={self.direction}, turns={self.turns!r})"
+
+    def _in_turn(self, name: str, players: Any, batch: Any, count: int) -> tuple[Any, Any]:
+        """One player's loss and part of the direction, as all players stand now."""
+        field = Field(self.game, players, batch)
+        vector = np.zeros(field.size)
+        if isinstance(self.direction, Simultaneous):
+            loss, vector[field.blocks[name]] = field.own_loss_and_gradient(name, field.vector)
+        else:
+            found = direct(field, self.direction, throw=self.throw)
+            loss, vector[field.blocks[name]] = found.losses[name], found.direction[field.blocks[name]]
+        return loss, self._parts(field, vector, count, (name,))[name]
+
+    def _parts(self, field: Field, vector: Any, count: int, names: tuple[str, ...]) -> dict[str, Any]:
+        """The vector by player; NonFinite where this throws and an entry is not finite."""
+        if self.throw:
+            require_finite(field, vector, "direction", f"step {count}")
+        parts = field.as_players(vector)
+        return {name: parts[name] for name in names}
+
+    def _move(self, name: str, part: Any, players: Any, opt_state: Any) -> None:
+        """One optimizer step of one player, written into `players` and `opt_state`."""
+        updates, opt_state[name] = self.optimizers[name].update(part, opt_state[name], players[name])
+        players[name] = tree.map(np.add, players[name], updates)
