@@ -95,13 +95,13 @@ def test_losses_structures_and_the_players_given_stay():
     assert np.array_equal(packed(THREE), before)
 
 
-def chi():
+def chi(w=OMEGA):
     """∂/∂ω_i of Σ_{j≠i} stop(∂L_i/∂ω_j) · ∂L_j/∂ω_j, by differences."""
-    slopes, found = all_slopes(OMEGA), np.zeros(8)
+    slopes, found = all_slopes(w), np.zeros(8)
     for name, block in BLOCKS.items():
         still = slopes[name].copy()
         still[block] = 0.0
-        found[block] = differences(lambda x, s=still: s @ gradient(x), OMEGA)[block]
+        found[block] = differences(lambda x, s=still: s @ gradient(x), w)[block]
     return found
 
 
@@ -152,6 +152,24 @@ def test_a_direction_is_its_definition(name):
     assert close(packed(found.direction), wanted())
     assert np.array_equal(packed(found.gradient), XI)
     assert found.products == products
+
+
+def test_sos_is_its_definition_where_shaping_helps_and_where_it_is_held_back():
+    held, helping = 0, 0
+    for seed in range(6):
+        w = np.random.default_rng(seed).normal(size=8)
+        xi, others = gradient(w), ng.game_jacobian(CURVED, unpacked(w), BATCH)
+        for block in BLOCKS.values():
+            others[block, block] = 0.0
+        xi_0, shaping = xi - 0.1 * others @ xi, -0.1 * chi(w)
+        along = shaping @ xi_0
+        share = 1.0 if along >= 0.0 else min(1.0, -0.01 * (xi_0 @ xi_0) / along)
+        held, helping = held + (share < 1.0), helping + (along >= 0.0)
+        found = ng.game_direction(CURVED, unpacked(w), BATCH, method=ng.SOS(look_ahead=0.1, a=0.01))
+        assert close(packed(found.direction), xi_0 + share * shaping, 1e-6)
+        assert found.products == 2
+    assert held
+    assert helping
 
 
 @pytest.mark.parametrize("name", [name for name in DIRECTIONS if name != "simultaneous"])

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import optimize
+import scipy
 
 from nestgrad import InvalidInput, Turns
 
@@ -103,7 +103,7 @@ def best_momentum(spectrum: Any, *, argument: float | None = None, turns: Turns 
     grid = [[math.log(s), b, a] for s in _STEPS for b in _LOGITS for a in angles]
     tried = sorted(grid, key=found)[:_STARTS]
     options = {"xatol": 1e-8, "fatol": 1e-10, "maxfev": 600}
-    ends = [optimize.minimize(found, start, method="Nelder-Mead", options=options) for start in tried]
+    ends = [scipy.optimize.minimize(found, start, method="Nelder-Mead", options=options) for start in tried]
     best = min(ends, key=lambda end: end.fun)
     step, modulus = math.exp(best.x[0]), 1.0 / (1.0 + math.exp(-best.x[1]))
     angle = argument if argument is not None else math.pi * (0.5 - 0.5 * math.cos(best.x[2]))
