@@ -14,6 +14,10 @@ from nestgrad_jax._backend import hypergradient_jvp as hypergradient_jvp
 from nestgrad_jax._backend import hypergradients as hypergradients
 from nestgrad_jax._backend import supports as supports
 from nestgrad_jax._best_response import best_response as best_response
+from nestgrad_jax._games.products import game_direction as game_direction
+from nestgrad_jax._games.products import game_jacobian as game_jacobian
+from nestgrad_jax._games.products import game_jvp as game_jvp
+from nestgrad_jax._games.products import game_vjp as game_vjp
 from nestgrad_jax._preflight import check as check
 from nestgrad_jax._response import best_response_jacobian as best_response_jacobian
 from nestgrad_jax._response import newton_step as newton_step
@@ -30,6 +34,7 @@ from nestgrad_jax.tuners.hypergradient_descent import HypergradientDescent as Hy
 from nestgrad_jax.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_jax.tuners.one_pass import OnePass as OnePass
 from nestgrad_jax.tuners.one_pass import per_parameter as per_parameter
+from nestgrad_jax.tuners.play import Play as Play
 from nestgrad_jax.tuners.real_time import RealTime as RealTime
 from nestgrad_jax.tuners.self_tuning import SelfTuning as SelfTuning
 

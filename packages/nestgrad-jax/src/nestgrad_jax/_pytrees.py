@@ -6,11 +6,11 @@ from dataclasses import fields
 
 import jax
 
-from nestgrad import HyperGradient, HyperGradientJVP, OnePassInfo, Stats
+from nestgrad import GameDirection, HyperGradient, HyperGradientJVP, OnePassInfo, PlayInfo, Stats
 
 _STATIC: dict[type, tuple[str, ...]] = {Stats: ("eps",)}
 
-for _kind in (Stats, HyperGradient, HyperGradientJVP, OnePassInfo):
+for _kind in (Stats, HyperGradient, HyperGradientJVP, OnePassInfo, GameDirection, PlayInfo):
     _static = _STATIC.get(_kind, ())
     jax.tree_util.register_dataclass(
         _kind,

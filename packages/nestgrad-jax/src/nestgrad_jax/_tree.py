@@ -64,11 +64,11 @@ def check_arguments(**trees: Any) -> None:
                 )
 
 
-def as_params(params: Any) -> Any:
+def as_params(params: Any, title: str = "params") -> Any:
     """The params with Python floats in the dtype of the others; InvalidInput for leaves that are not real floating."""
-    named = named_leaves("params", params)
+    named = named_leaves(title, params)
     if not named:
-        raise InvalidInput("params: 0 leaves, limit: at least 1. Remedy: pass a pytree of floating arrays.")
+        raise InvalidInput(f"{title}: 0 leaves, limit: at least 1. Remedy: pass a pytree of floating arrays.")
     for name, leaf in named:
         if not jnp.issubdtype(jax.typeof(leaf).dtype, jnp.floating):
             raise InvalidInput(
@@ -103,12 +103,12 @@ def _settled(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, dtype if jax.typeof(x).weak_type else None), tree)
 
 
-def check_matching(params: Any, **others: Any) -> None:
+def check_matching(params: Any, *, title: str = "params", **others: Any) -> None:
     """Raise DtypeMismatch unless all floating arrays share the first param's dtype."""
-    (first_name, first), *_ = named_leaves("params", params)
+    (first_name, first), *_ = named_leaves(title, params)
     wanted = jax.typeof(first).dtype
-    for title, tree in {"params": params, **others}.items():
-        for name, leaf in named_leaves(title, tree):
+    for heading, tree in {title: params, **others}.items():
+        for name, leaf in named_leaves(heading, tree):
             kind = jax.typeof(leaf)
             if not kind.weak_type and jnp.issubdtype(kind.dtype, jnp.floating) and kind.dtype != wanted:
                 raise DtypeMismatch(
@@ -116,17 +116,17 @@ def check_matching(params: Any, **others: Any) -> None:
                 )
 
 
-def require_like(params: Any, tree: Any, title: str) -> Any:
-    """The tree; InvalidInput unless its structure and shapes are those of params."""
+def require_like(params: Any, tree: Any, title: str, like: str = "params") -> Any:
+    """The tree; InvalidInput unless its structure and shapes are those of params, which messages call `like`."""
     wanted, found = jax.tree.structure(params), jax.tree.structure(tree)
     if wanted != found:
         raise InvalidInput(
-            f"{title}: structure {found}, limit: that of params, {wanted}. Remedy: return a tree like it."
+            f"{title}: structure {found}, limit: that of {like}, {wanted}. Remedy: make it a tree like that."
         )
-    for (name, leaf), like in zip(named_leaves(title, tree), jax.tree.leaves(params), strict=True):
-        if jnp.shape(leaf) != jnp.shape(like):
+    for (name, leaf), param in zip(named_leaves(title, tree), jax.tree.leaves(params), strict=True):
+        if jnp.shape(leaf) != jnp.shape(param):
             raise InvalidInput(
-                f"{name}: shape {jnp.shape(leaf)}, limit: {jnp.shape(like)} as in params. Remedy: reshape it."
+                f"{name}: shape {jnp.shape(leaf)}, limit: {jnp.shape(param)} as in {like}. Remedy: reshape it."
             )
     return tree
 

@@ -10,7 +10,12 @@ from nestgrad_jax.optim._adagrad import adagrad as adagrad
 from nestgrad_jax.optim._adam import adam as adam
 from nestgrad_jax.optim._adam import adamw as adamw
 from nestgrad_jax.optim._clipped import clipped as clipped
+from nestgrad_jax.optim._complex_momentum import complex_adam as complex_adam
+from nestgrad_jax.optim._complex_momentum import complex_momentum as complex_momentum
+from nestgrad_jax.optim._linked_momentum import aggregated_momentum as aggregated_momentum
+from nestgrad_jax.optim._linked_momentum import recurrently_linked_momentum as recurrently_linked_momentum
 from nestgrad_jax.optim._lion import lion as lion
+from nestgrad_jax.optim._optimistic import optimistic as optimistic
 from nestgrad_jax.optim._reversible import ReversibleSGD as ReversibleSGD
 from nestgrad_jax.optim._reversible import ReversibleState as ReversibleState
 from nestgrad_jax.optim._reversible import reversible_sgd as reversible_sgd

@@ -8,5 +8,6 @@ from nestgrad_jax.tuners.hypergradient_descent import HypergradientDescent as Hy
 from nestgrad_jax.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_jax.tuners.one_pass import OnePass as OnePass
 from nestgrad_jax.tuners.one_pass import per_parameter as per_parameter
+from nestgrad_jax.tuners.play import Play as Play
 from nestgrad_jax.tuners.real_time import RealTime as RealTime
 from nestgrad_jax.tuners.self_tuning import SelfTuning as SelfTuning

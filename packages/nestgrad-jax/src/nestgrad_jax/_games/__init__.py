@@ -1,0 +1,1 @@
+"""Games: the joint gradient of players, products with its Jacobian, and what players descend."""
