@@ -16,6 +16,10 @@ from nestgrad_torch._backend import supports as supports
 from nestgrad_torch._best_response import best_response as best_response
 from nestgrad_torch._compile import CompiledProgram as CompiledProgram
 from nestgrad_torch._compile import compiled_programs as compiled_programs
+from nestgrad_torch._games.products import game_direction as game_direction
+from nestgrad_torch._games.products import game_jacobian as game_jacobian
+from nestgrad_torch._games.products import game_jvp as game_jvp
+from nestgrad_torch._games.products import game_vjp as game_vjp
 from nestgrad_torch._modules import ModuleParams as ModuleParams
 from nestgrad_torch._preflight import check as check
 from nestgrad_torch._response import best_response_jacobian as best_response_jacobian
@@ -33,6 +37,7 @@ from nestgrad_torch.tuners.hypergradient_descent import HypergradientDescent as 
 from nestgrad_torch.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_torch.tuners.one_pass import OnePass as OnePass
 from nestgrad_torch.tuners.one_pass import per_parameter as per_parameter
+from nestgrad_torch.tuners.play import Play as Play
 from nestgrad_torch.tuners.real_time import RealTime as RealTime
 from nestgrad_torch.tuners.self_tuning import SelfTuning as SelfTuning
 

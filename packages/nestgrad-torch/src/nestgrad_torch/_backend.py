@@ -28,6 +28,7 @@ from nestgrad import (
 )
 from nestgrad_torch._compile.hypergradients import findings_of, program_of, require_traceable
 from nestgrad_torch._derivatives import linearize
+from nestgrad_torch._games.directions import DIRECTIONS
 from nestgrad_torch._rules import METHODS, Call
 from nestgrad_torch._rules._call import vector_like
 from nestgrad_torch._rules._findings import Findings, result
@@ -228,7 +229,7 @@ def _from_program(
 
 def supports(spec_type: type) -> bool:
     """Whether this backend has a rule for the spec type."""
-    return spec_type in INNERS or spec_type in METHODS or spec_type in SOLVERS
+    return any(spec_type in table for table in (INNERS, METHODS, SOLVERS, DIRECTIONS))
 
 
 def as_call(problem: BilevelProblem, params: Any, hparams: Any, *, process_group: Any = None, **given: Any) -> Call:

@@ -58,7 +58,7 @@ class Adam:
         rates, b1, b2, eps = (self._spread(name, params, weights) for name in _MOVING)
         m = [mixed(old, d, b) for old, d, b in zip(m, slopes, b1, strict=True)]
         v = [b * old + (1 - b) * d * d for old, d, b in zip(v, slopes, b2, strict=True)]
-        c1, c2 = (_biases(bs, count, like) for bs, like in ((b1, m), (b2, v)))
+        c1, c2 = (biases(bs, count, like) for bs, like in ((b1, m), (b2, v)))
         rows = zip(m, v, c1, c2, eps, strict=True)
         moves = [x / c / (root(y / c_) + e) for x, y, c, c_, e in rows]
         if self.decoupled and not is_zero(self.weight_decay):
@@ -111,7 +111,7 @@ def adamw(learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, w
     return Adam(learning_rate, b1, b2, eps, weight_decay, decoupled=True)
 
 
-def _biases(decays: list[Any], count: Any, like: list[Tensor]) -> list[Any]:
+def biases(decays: list[Any], count: Any, like: list[Tensor]) -> list[Any]:
     """1 - decay**count, one entry a param; once for decays that are one object."""
     known: dict[int, Any] = {}
     for decay, leaf in zip(decays, like, strict=True):

@@ -8,5 +8,6 @@ from nestgrad_torch.tuners.hypergradient_descent import HypergradientDescent as 
 from nestgrad_torch.tuners.many_runs import ManyRuns as ManyRuns
 from nestgrad_torch.tuners.one_pass import OnePass as OnePass
 from nestgrad_torch.tuners.one_pass import per_parameter as per_parameter
+from nestgrad_torch.tuners.play import Play as Play
 from nestgrad_torch.tuners.real_time import RealTime as RealTime
 from nestgrad_torch.tuners.self_tuning import SelfTuning as SelfTuning

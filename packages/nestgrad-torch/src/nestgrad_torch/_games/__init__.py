@@ -1,0 +1,1 @@
+"""Games: products with the game Jacobian, and what players descend; nestgrad._games defines both."""

@@ -1,0 +1,92 @@
+"""Play in torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from nestgrad import Direction, Game, PlayInfo, PlayState, Simultaneous, UnsupportedOptimizer, check_play, tree
+from nestgrad_torch._games.directions import Found, found_at, require_finite
+from nestgrad_torch._games.point import Point
+from nestgrad_torch.tuners._common import stepped, with_gradients
+
+
+class Play:
+    """Let the players of a game move, each by an optimizer; nestgrad._games.play defines each step.
+
+    optimizer: one functional rule for all, or {name: rule}. turns: "simultaneous" or "alternating". throw: raise when a
+    direction is NaN or infinite, or its solve failed.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        *,
+        optimizer: Any,
+        direction: Direction = Simultaneous(),  # noqa: B008
+        turns: str = "simultaneous",
+        throw: bool = True,
+    ) -> None:
+        self._rules = check_play(game, optimizer, direction, turns)
+        for name, rule in self._rules.items():
+            if not all(callable(getattr(rule, method, None)) for method in ("init", "update")):
+                raise UnsupportedOptimizer(
+                    f"Play.optimizer of {name!r}: got {type(rule).__name__}, limit: a rule with init and update. "
+                    "Remedy: nestgrad_torch.optim.sgd(0.1)."
+                )
+        self.game, self.direction, self.turns, self.throw = game, direction, turns, throw
+
+    def __repr__(self) -> str:
+        return f"Play({', '.join(self.game.names)}; {self.direction}, turns={self.turns!r})"
+
+    @torch.inference_mode(mode=False)
+    def init(self, players: Any) -> PlayState:
+        """The state before the first step. players: {name: tree of tensors}; their values are copied."""
+        whole = Point(self.game, players, None).whole.tree
+        copies = tree.map(lambda x: x.detach().clone(), whole)
+        with torch.no_grad():
+            opt_state = {name: rule.init(copies[name]) for name, rule in self._rules.items()}
+        return {"players": copies, "opt_state": opt_state, "step": 0}
+
+    def step(self, state: PlayState, batch: Any = None) -> tuple[PlayState, PlayInfo]:
+        """One move of every player; the state passed in is not changed."""
+        return with_gradients(self._step, state, batch)
+
+    def _step(self, state: PlayState, batch: Any) -> tuple[PlayState, PlayInfo]:
+        after: PlayState = {
+            "players": dict(state["players"]),
+            "opt_state": dict(state["opt_state"]),
+            "step": state["step"] + 1,
+        }
+        losses: dict[str, Tensor] = {}
+        parts: list[Tensor] = []
+        groups: list[tuple[str, ...]] = [self.game.names]
+        if self.turns == "alternating":
+            groups = [(name,) for name in self.game.names]
+        for movers in groups:
+            point = Point(self.game, after["players"], batch, audit=state["step"] == 0)
+            found = self._found(point, movers)
+            slopes = point.by_name(found.direction)
+            by_player = dict(zip(point.names, point.split(found.direction), strict=True))
+            for name in movers:
+                losses[name] = found.losses[point.names.index(name)]
+                parts.append(by_player[name])
+                moved, kept = stepped(self._rules[name], slopes[name], after["opt_state"][name], after["players"][name])
+                after["players"][name], after["opt_state"][name] = moved, kept
+        return after, PlayInfo(losses=losses, direction_norm=vector_norm(torch.cat(parts)))
+
+    def _found(self, point: Point, movers: tuple[str, ...]) -> Found:
+        """The direction at the point; of the one who moves alone where it asks for no more than its gradient."""
+        if len(movers) > 1 or not isinstance(self.direction, Simultaneous):
+            return found_at(self.direction, point, throw=self.throw)
+        which = next(i for i, name in enumerate(point.names) if name in movers)
+        loss, slope = point.slope(which)
+        rows = [slope if i == which else leaf.new_zeros(leaf.shape) for i, leaf in enumerate(point.leaves)]
+        losses = [loss if i == which else loss.new_full((), torch.nan) for i in range(len(rows))]
+        found = Found(losses=losses, gradient=torch.cat(rows), direction=torch.cat(rows))
+        if self.throw:
+            require_finite(point, found)
+        return found
