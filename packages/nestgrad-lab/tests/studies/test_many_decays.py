@@ -53,7 +53,7 @@ def test_decays_that_never_move_leave_unrolled_runs_as_they_were(digits):
 
 
 def test_hyper_training_trains_the_weights(digits):
-    one = found(dataclasses.replace(TINY, steps=600), "hyper-training, 2 layers")
+    one = found(dataclasses.replace(TINY, steps=600, rate=3e-4), "hyper-training, 2 layers")
     assert one["hyper_step"][0] == 1
     assert one["train"][-1] < 0.8 * one["train"][0]
 
