@@ -181,20 +181,22 @@ def test_no_two_directions_are_the_same_one_there(name):
         assert other == name or same or not close(point(), wanted, 1e-4), other
 
 
-def test_alignment_turns_the_adjustment_away_from_unstable_points():
-    """Of a hill that turns, 2Ĝ = [[-1, 1], [-1, -1]]: ⟨ξ, Ĝᵀξ⟩ is below zero, and ⟨Aᵀξ, Ĝᵀξ⟩ above."""
+@pytest.mark.parametrize(("fourth_power", "sign"), [(4.8, 1.0), (8.0, -1.0)])
+def test_alignment_turns_the_adjustment_away_from_unstable_points(fourth_power, sign):
+    """Of a hill that turns, 2Ĝ = [[-1, 1], [-1, -1]]: ⟨ξ, Ĝᵀξ⟩⟨Aᵀξ, Ĝᵀξ⟩ / n = -|ω|⁴ / 64, which is -0.1 at 6.4."""
     hill = ng.Game(
         {
             "x": lambda p, _: -0.25 * p["x"] ** 2 + 0.5 * p["x"] * p["y"],
             "y": lambda p, _: -0.25 * p["y"] ** 2 - 0.5 * p["x"] * p["y"],
         }
     )
-    point = {"x": np.array(3.0), "y": np.array(-4.0)}
+    size = fourth_power**0.25
+    point = {"x": np.array(0.6 * size), "y": np.array(-0.8 * size)}
     plain = ng.game_direction(hill, point, method=ng.SymplecticAdjustment(align=False))
     turned = ng.game_direction(hill, point, method=ng.SymplecticAdjustment())
     for name in point:
         xi = plain.gradient[name]
-        assert turned.direction[name] - xi == pytest.approx(-(plain.direction[name] - xi))
+        assert turned.direction[name] - xi == pytest.approx(sign * (plain.direction[name] - xi))
         assert abs(plain.direction[name] - xi) > 0.1
 
 

@@ -101,6 +101,7 @@ def test_the_state_after_some_steps_is_the_maps_power():
     held = [state["opt_state"][name][part] for part in ("real", "imag") for name in ("first", "second")]
     found = np.concatenate([*held, state["players"]["first"], state["players"]["second"]])
     assert np.abs(found - wanted).max() < 1e-12 * (1.0 + np.abs(wanted).max())
+    assert state["step"] == 9
 
 
 MOMENTA = [
