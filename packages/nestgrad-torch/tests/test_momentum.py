@@ -302,7 +302,7 @@ def test_a_drop_in_follows_schedulers_closures_and_params_without_a_gradient():
         loss.backward()
         return loss
 
-    assert float(optimizer.step(closure)) == 2.0
+    assert optimizer.step(closure).item() == 2.0
     scheduler.step()
     optimizer.step(closure)
     assert x.tolist() == pytest.approx([0.85, 0.85], rel=1e-14)
