@@ -289,6 +289,7 @@ def test_what_fits_no_game_is_refused_by_name():
     game, players = bilinear(1.0), at(1.0, 2.0)
     refused(lambda: ng.game_direction(game, {"x": players["x"]}), "players: got x")
     refused(lambda: ng.game_direction("x", players), "game is str")
+    refused(lambda: ng.game_direction(game, {"x": {}, "y": players["y"]}), r"players\['x'\]: 0 leaves")
     refused(lambda: ng.game_direction(game, {"x": jnp.asarray(1), "y": players["y"]}), r"players\['x'\]: got int")
     refused(
         lambda: ng.game_direction(game, {"x": jnp.float32(1), "y": np.float64(2)}), r"players\['y'\]", ng.DtypeMismatch

@@ -145,6 +145,26 @@ def test_a_scan_is_the_loop_and_optaxs_own_rules_play():
     np.testing.assert_allclose(infos.direction_norm, norms, rtol=1e-12)
 
 
+def test_a_game_is_traced_once_and_stays_in_its_dtype():
+    traced = []
+
+    def loss(players, batch):
+        traced.append(None)
+        return jnp.sum(players["x"]["w"] * players["y"]) * batch
+
+    play = ng.Play(ng.Game({"x": loss, "y": loss}), optimizer=optim.complex_adam(0.1, 0.9, 0.4))
+    state = play.init({"x": {"w": np.ones(3, np.float32)}, "y": 0.5})
+    for _ in range(4):
+        state, _ = play.step(state, np.float32(2.0))
+    assert len(traced) == 2
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(state["players"])}
+    assert kinds == {jnp.dtype(jnp.float32)}
+    directions = jax.vmap(lambda b: ng.game_direction(play.game, state["players"], b).direction)(
+        jnp.ones(4, jnp.float32)
+    )
+    assert directions["x"]["w"].shape == (4, 3)
+
+
 def test_a_bilevel_problem_is_a_game_of_its_two_losses():
     problem = ng.BilevelProblem(ng.Minimize(lambda w, h, b: jnp.sum((w - h * b) ** 2)), lambda w, h, b: jnp.sum(w * b))
     game = ng.Game.of(problem)

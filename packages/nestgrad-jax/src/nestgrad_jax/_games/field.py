@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from nestgrad import Game, check_players
+from nestgrad import Game, InvalidInput, check_players
 from nestgrad_jax._slopes import scalar_loss
 from nestgrad_jax._tree import as_params, check_arguments, check_matching
 
@@ -18,6 +18,9 @@ def as_players(game: Game, players: Any, **others: Any) -> dict[str, Any]:
     """The players in the order of their turns, checked for what jit itself would hide."""
     check_players(game, players)
     ordered = {name: players[name] for name in game.names}
+    for name, params in ordered.items():
+        if not jax.tree.leaves(params):
+            raise InvalidInput(f"players[{name!r}]: 0 leaves, limit: at least 1. Remedy: leave this player out.")
     check_arguments(players=ordered, **others)
     return ordered
 
