@@ -300,6 +300,8 @@ def test_what_cannot_be_played_is_named():
         ng.game_direction(ng.Game({"x": first, "y": lambda p, _: p["y"]}), players(), BATCH)
     with pytest.raises(ng.UnsupportedModule, match=r"players\['x'\]: got the module Linear"):
         ng.game_direction(GAME, {"x": torch.nn.Linear(1, 1), "y": players()["y"]}, BATCH)
+    with pytest.raises(ng.InvalidInput, match=r"players\['y'\]: 0 entries, limit: at least 1"):
+        ng.game_direction(GAME, {**players(), "y": []}, BATCH)
     with pytest.raises(ng.InvalidInput, match=r"game_jacobian: 9 params, limit max_params=8.*game_jvp"):
         ng.game_jacobian(GAME, players(), BATCH, max_params=8)
     with pytest.raises(ng.UnsupportedSpec, match=r"method 'x', limit: one of nestgrad\.Direction"):

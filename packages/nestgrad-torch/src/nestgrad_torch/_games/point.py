@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestgrad import Game, UnsupportedModule, check_players
+from nestgrad import Game, InvalidInput, UnsupportedModule, check_players, tree
 from nestgrad_torch._derivatives import scalar_loss
 from nestgrad_torch._second_order import require_twice_differentiable
 from nestgrad_torch._tree import Joint, Params, check_matching, flat
@@ -26,6 +26,7 @@ class Point:
         ordered = {name: players[name] for name in self.names}
         _refuse_modules(ordered)
         self.whole = Params(ordered)
+        _refuse_empty(ordered)
         if audit:
             check_matching(self.whole, batch=batch)
         self._parts = [Params(own) for own in ordered.values()]
@@ -148,6 +149,14 @@ def _with_graph(loss: Tensor, leaves: list[Tensor]) -> Sequence[Tensor | None]:
     if not loss.requires_grad:
         return [None] * len(leaves)
     return torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+
+
+def _refuse_empty(players: dict[str, Any]) -> None:
+    for name, own in players.items():
+        if not any(leaf.numel() for leaf in tree.leaves(own)):
+            raise InvalidInput(
+                f"players[{name!r}]: 0 entries, limit: at least 1. Remedy: pass its params, or a game without it."
+            )
 
 
 def _refuse_modules(players: dict[str, Any]) -> None:
