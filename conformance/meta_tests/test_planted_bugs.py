@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from game_bugs import BUGS as GAMES
 from gated_bugs import BUGS as GATED
 from planted import BUGS as FIELD
 from planted import Bug
@@ -19,7 +20,7 @@ import nestgrad_reference
 from nestgrad_conformance import CHECKS, Harness, check_backend
 from nestgrad_reference.testing import harness as whole
 
-BUGS = [*FIELD, *OWN, *GATED]
+BUGS = [*FIELD, *OWN, *GATED, *GAMES]
 TRIVIAL = {"_solvers/identity.py"}
 SOURCE = Path(nestgrad_reference.__file__).parent
 

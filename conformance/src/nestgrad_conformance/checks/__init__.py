@@ -4,6 +4,7 @@ from nestgrad_conformance.checks import errors as errors
 from nestgrad_conformance.checks import exactness as exactness
 from nestgrad_conformance.checks import first_order as first_order
 from nestgrad_conformance.checks import forward as forward
+from nestgrad_conformance.checks import games as games
 from nestgrad_conformance.checks import gated_layers as gated_layers
 from nestgrad_conformance.checks import inner_problems as inner_problems
 from nestgrad_conformance.checks import invariance as invariance
