@@ -17,7 +17,7 @@ _spec = importlib.util.spec_from_file_location(
 )
 problems = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(problems)
-RNG, close, same = problems.RNG, problems.close, problems.same
+BENT, RNG, close, same = problems.BENT, problems.RNG, problems.close, problems.same
 OBJECTIVES = ("sampled", "centred", "linearised")
 ROWS, SEEN, SAMPLES = 5, 4, 3
 
