@@ -34,9 +34,9 @@ def other(players, batch):
 GAME = Game({"x": one, "y": other})
 
 
-@pytest.mark.parametrize("losses", [{}, {"x": one}, [one, other], {"x": one, "y": 1.0}, None])
-def test_a_game_has_two_players_or_more_each_with_a_loss(losses):
-    with pytest.raises(InvalidInput, match=r"Game\.losses: got .* limit: a mapping of 2 or more"):
+@pytest.mark.parametrize("losses", [{}, [one, other], {"x": one, "y": 1.0}, None])
+def test_a_game_has_a_player_or_more_each_with_a_loss(losses):
+    with pytest.raises(InvalidInput, match=r"Game\.losses: got .* limit: a mapping of 1 or more"):
         Game(losses)
 
 

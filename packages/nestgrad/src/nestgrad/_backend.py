@@ -137,6 +137,8 @@ OPTIONAL: tuple[str, ...] = (
     "SelfTuning",
     "game_direction",
     "Play",
+    "lyapunov_exponents",
+    "BranchingSearch",
 )
 """What a backend may have besides: functions, the module of proximal maps, tuners, a tuner's method after a dot."""
 

@@ -24,8 +24,9 @@ Turns = Literal["simultaneous", "alternating"]
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """losses: {player: loss(players, batch) -> real scalar}, two or more, in the order in which players take turns.
+    """losses: {player: loss(players, batch) -> real scalar}, in the order in which players take turns.
 
+    Of one player it is plain minimisation, so that all that is here for games is there for one loss too.
     players, wherever it is asked for, is a mapping of the same names to trees of arrays.
     """
 
@@ -33,9 +34,9 @@ class Game:
 
     def __post_init__(self) -> None:
         losses: Any = self.losses
-        if not isinstance(losses, Mapping) or len(losses) < 2 or not all(map(callable, losses.values())):  # pyright: ignore[reportUnknownArgumentType] # noqa: PLR2004
+        if not isinstance(losses, Mapping) or not losses or not all(map(callable, losses.values())):  # pyright: ignore[reportUnknownArgumentType]
             raise InvalidInput(
-                f"Game.losses: got {losses!r}, limit: a mapping of 2 or more players to functions. "
+                f"Game.losses: got {losses!r}, limit: a mapping of 1 or more players to functions. "
                 "Remedy: pass {'generator': loss, 'discriminator': other_loss}."
             )
 
