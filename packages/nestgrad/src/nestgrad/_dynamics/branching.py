@@ -6,11 +6,11 @@ An archive holds entries of three kinds, and a step of the search takes the firs
     point    branch: for each leading direction d_i of the exponents at x, two branches x ± distance · d_i
     branch   optimise, by the game's own optimizer, until |direction| ≤ tolerance or max_steps are taken
 
-x is the whole state of play, players and optimizer. Where a branch ends is a solution, unless an exponent there is above
-least_exponent: then it is a saddle, and a point to branch at. The same may be asked every so many steps on the way.
-With one loss, plain descent, one step to an exponent and a Ridge, this is Ridge Rider (Parker-Holder et al. 2020): the
-exponent of a direction of curvature h is ln |1 - α h|, positive where h < 0. (Lorraine et al. 2022, with settings of our
-own where the paper's are not known.)
+x is the whole state of play, players and optimizer. Where a branch ends is a solution, unless an exponent there is
+above least_exponent: then it is a saddle, and a point to branch at. The same may be asked every so many steps on the
+way. With one loss, plain descent, one step to an exponent and a Ridge, this is Ridge Rider (Parker-Holder et al. 2020):
+the exponent of a direction of curvature h is ln |1 - α h|, positive where h < 0. (Lorraine et al. 2022, with settings of
+our own where the paper's are not known.)
 """
 
 from __future__ import annotations

@@ -129,12 +129,11 @@ class Explorer(Protocol):
         ...
 
 
-def begin_search(explorer: Explorer, starts: Any) -> SearchState:
+def begin_search(explorer: Explorer, starts: list[Any]) -> SearchState:
     """An archive of the starts."""
-    given: Sequence[Any] = starts if isinstance(starts, Sequence) else []  # pyright: ignore[reportUnknownVariableType]
-    if not given:
+    if not isinstance(starts, list) or not starts:
         raise InvalidInput(
-            f"BranchingSearch.init: starts is {type(starts).__name__}, limit: a list of 1 or more players' params. "
+            f"BranchingSearch.init: starts is {starts!r}, limit: a list of 1 or more players' params. "
             "Remedy: pass [players]."
         )
     state: SearchState = {
@@ -145,7 +144,7 @@ def begin_search(explorer: Explorer, starts: Any) -> SearchState:
         "entries": 0,
         "branches": 0,
     }
-    for players in given:
+    for players in starts:
         at = explorer.begin(players)
         _put(state, "start", at, [], math.inf, explorer.mean_loss(at))
     return state
