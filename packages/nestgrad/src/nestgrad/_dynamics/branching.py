@@ -9,8 +9,8 @@ An archive holds entries of three kinds, and a step of the search takes the firs
 x is the whole state of play, players and optimizer. Where a branch ends is a solution, unless an exponent there is
 above least_exponent: then it is a saddle, and a point to branch at. The same may be asked every so many steps on the
 way. With one loss, plain descent, one step to an exponent and a Ridge, this is Ridge Rider (Parker-Holder et al. 2020):
-the exponent of a direction of curvature h is ln |1 - α h|, positive where h < 0. (Lorraine et al. 2022, with settings of
-our own where the paper's are not known.)
+the exponent of a direction of curvature h is ln |1 - α h|, positive where h < 0. (Lorraine et al. 2022, with settings
+of our own where the paper's are not known.)
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Branching:
                 require_count(self, field, 1)
         require_number(self, "tolerance", positive=False)
         require_choice(self, "priority", ("exponent", "loss", "breadth", "depth"))
-        least = self.least_exponent
+        least: Any = self.least_exponent
         if least is not None and not (isinstance(least, (int, float)) and math.isfinite(least)):
             raise InvalidInput(
                 f"Branching.least_exponent: got {least!r}, limit: a finite number or None. Remedy: pass 0.0."

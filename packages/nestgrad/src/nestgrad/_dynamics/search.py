@@ -129,9 +129,10 @@ class Explorer(Protocol):
         ...
 
 
-def begin_search(explorer: Explorer, starts: list[Any]) -> SearchState:
+def begin_search(explorer: Explorer, starts: Any) -> SearchState:
     """An archive of the starts."""
-    if not isinstance(starts, list) or not starts:
+    given: list[Any] = starts if isinstance(starts, list) else []  # pyright: ignore[reportUnknownVariableType]
+    if not given:
         raise InvalidInput(
             f"BranchingSearch.init: starts is {starts!r}, limit: a list of 1 or more players' params. "
             "Remedy: pass [players]."
@@ -144,7 +145,7 @@ def begin_search(explorer: Explorer, starts: list[Any]) -> SearchState:
         "entries": 0,
         "branches": 0,
     }
-    for players in starts:
+    for players in given:
         at = explorer.begin(players)
         _put(state, "start", at, [], math.inf, explorer.mean_loss(at))
     return state
