@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from benchmarks import games
 from benchmarks.amount import COMPILED, PROBLEMS, ROUNDS, some
 from benchmarks.frameworks import BACKENDS
+from benchmarks.measuring import quartiles
 from benchmarks.operations import OPERATIONS
 from benchmarks.ratios import cell
 
@@ -49,3 +51,16 @@ class Operation:
         return ours / floor
 
     track_over_floor.unit = "floors"
+
+
+class Momentum:
+    """A GAN's step with momentum of a complex coefficient, over the same step with a real one."""
+
+    params = (BACKENDS, (128, 512))
+    param_names = ("backend", "width")
+
+    def track_over_real(self, backend: str, width: int) -> float:
+        """To stay under 1.10."""
+        return quartiles(games.measured(backend, width, 256, count=ROUNDS))[1]
+
+    track_over_real.unit = "steps with real momentum"
