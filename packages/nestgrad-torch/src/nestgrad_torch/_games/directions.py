@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from nestgrad import (
-    GMRES,
     LOLA,
     SOS,
     CompetitiveGradient,
@@ -29,10 +26,10 @@ from nestgrad import (
     SymplecticAdjustment,
     error_for,
 )
+from nestgrad_torch._games.competitive import Competitive, as_gmres
 from nestgrad_torch._games.point import Linear, Point, gradient_of
-from nestgrad_torch._rules.implicit import power_of_two
 from nestgrad_torch._second_order import second_order
-from nestgrad_torch._solvers import SOLVERS, Solve, System
+from nestgrad_torch._solvers import Solve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +49,7 @@ DIRECTIONS: Rules[[Point], Found] = Rules("torch")
 
 def found_at(spec: Any, point: Point, *, throw: bool) -> Found:
     """The direction; with throw, the error of one that is not finite or of a solve that failed."""
-    first = isinstance(spec, (Simultaneous, Extragradient))
+    first = isinstance(spec, (Simultaneous, Extragradient)) and not point.attached
     with contextlib.nullcontext() if first else second_order(None):
         found = DIRECTIONS(spec, point)
     if throw:
@@ -98,7 +95,7 @@ def _require_solved(spec: Any, found: Found) -> None:
         curvature=solve.curvature,
         eps=torch.finfo(found.gradient.dtype).eps,
     )
-    raise error_for(solve.status, Implicit(solver=_gmres(spec)), stats, where=str(spec))
+    raise error_for(solve.status, Implicit(solver=as_gmres(spec)), stats, where=str(spec))
 
 
 @DIRECTIONS.register(Simultaneous)
@@ -111,7 +108,7 @@ def _simultaneous(spec: Simultaneous, point: Point) -> Found:
 def _extragradient(spec: Extragradient, point: Point) -> Found:
     losses, gradient = point.slopes()
     ahead = point.by_name(torch.sub(point.vector(), gradient, alpha=spec.step_size))
-    _, direction = Point(point.game, ahead, point.batch, audit=False).slopes()
+    _, direction = Point(point.game, ahead, point.batch, audit=False, attached=point.attached).slopes()
     return Found(losses=losses, gradient=gradient, direction=direction)
 
 
@@ -153,7 +150,7 @@ def _lola(spec: LOLA, point: Point) -> Found:
     moved = [x - spec.look_ahead * g for x, g in zip(point.split(point.vector()), linear.own, strict=True)]
     for i, leaf in enumerate(point.leaves):
         ahead = [leaf if j == i else there for j, there in enumerate(moved)]
-        rows.append(gradient_of(point.loss(i, ahead), leaf, keep=True))
+        rows.append(gradient_of(point.loss(i, ahead), leaf, keep=True, graph=point.attached))
     return Found(losses=linear.losses, gradient=linear.gradient, direction=torch.cat(rows))
 
 
@@ -175,28 +172,7 @@ def _stable(spec: SOS, point: Point) -> Found:
 @DIRECTIONS.register(CompetitiveGradient)
 def _competitive(spec: CompetitiveGradient, point: Point) -> Found:
     linear = Linear(point)
-    g, rate = linear.gradient, spec.step_size
-    scale = power_of_two(vector_norm(g, math.inf))
-    system = System(
-        apply=lambda x: torch.add(x, linear.push_others(x), alpha=rate),
-        adjoint=lambda x: torch.add(x, linear.pull_others(x), alpha=rate),
-        rhs=g / scale,
-        scale=scale,
-        symmetric=False,
-        matrix=lambda: (torch.stack([system.apply(row) for row in torch.eye(g.numel()).to(g)], dim=1), g.numel()),
-        diagonal=lambda: None,
-    )
-    solve = SOLVERS(_gmres(spec), system)
-    assert isinstance(solve, Solve)  # noqa: S101  (as GMRES reads its numbers on the way)
-    norm = float(vector_norm(system.rhs))
-    return Found(
-        losses=linear.losses,
-        gradient=g,
-        direction=solve.solution * scale,
-        products=solve.products,
-        solve=(solve, norm),
-    )
-
-
-def _gmres(spec: CompetitiveGradient) -> GMRES:
-    return GMRES(rtol=spec.rtol, max_steps=spec.max_steps)
+    system, g = Competitive(spec, linear), linear.gradient
+    solve, norm = system.solve(g.detach())
+    direction = system.attached(solve.solution, g, point.leaves) if point.attached else solve.solution
+    return Found(losses=linear.losses, gradient=g, direction=direction, products=solve.products, solve=(solve, norm))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,12 +18,13 @@ from nestgrad_torch._tree import Joint, Params, check_matching, flat
 class Point:
     """Players' params, checked; all vectors are over the players in the game's order, leaves in a tree's own order.
 
-    audit: look at the batch, and at graphs for what would be wrong in silence.
+    audit: look at the batch, and at graphs for what would be wrong in silence. attached: what is found here stays in
+    the players' own graph, to be differentiated as often as asked; else each player's leaf begins a new one.
     """
 
-    def __init__(self, game: Game, players: Any, batch: Any, *, audit: bool = True) -> None:
+    def __init__(self, game: Game, players: Any, batch: Any, *, audit: bool = True, attached: bool = False) -> None:
         check_players(game, players)
-        self.game, self.batch, self.audit, self.names = game, batch, audit, game.names
+        self.game, self.batch, self.audit, self.attached, self.names = game, batch, audit, attached, game.names
         ordered = {name: players[name] for name in self.names}
         _refuse_modules(ordered)
         self.whole = Params(ordered)
@@ -30,12 +32,12 @@ class Point:
         if audit:
             check_matching(self.whole, batch=batch)
         self._parts = [Params(own) for own in ordered.values()]
-        self._joints = [Joint(part) for part in self._parts]
-        self.leaves = [joint.vector for joint in self._joints]
+        self._joints = [] if attached else [Joint(part) for part in self._parts]
+        self.leaves = [_attached(part.leaves) for part in self._parts] if attached else [j.vector for j in self._joints]
 
     def vector(self) -> Tensor:
-        """All values, without a graph; a copy."""
-        return flat([leaf.detach() for leaf in self.whole.leaves])
+        """All values, without a graph unless attached; a copy."""
+        return torch.cat(self.leaves) if self.attached else flat([leaf.detach() for leaf in self.whole.leaves])
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Each player's part of a vector."""
@@ -48,28 +50,32 @@ class Point:
     def loss(self, which: int, vectors: Sequence[Tensor] | None = None) -> Tensor:
         """The loss of a player, at the leaves or where the vectors are."""
         vectors, name = self.leaves if vectors is None else vectors, self.names[which]
-        players = {n: j.shape(v) for n, j, v in zip(self.names, self._joints, vectors, strict=True)}
+        shapes = self._parts if self.attached else self._joints
+        players = {n: s.shape(v) for n, s, v in zip(self.names, shapes, vectors, strict=True)}
         value = scalar_loss(self.game.losses[name], f"losses[{name!r}]", players, self.batch)  # pyright: ignore[reportArgumentType]
         for joint in self._joints:
             joint.require_unchanged()
         return value
 
     def slope(self, which: int) -> tuple[Tensor, Tensor]:
-        """(L_i, ∂L_i/∂ω_i), without a graph."""
+        """(L_i, ∂L_i/∂ω_i), without a graph unless attached."""
         loss = self.loss(which)
-        return loss.detach(), gradient_of(loss, self.leaves[which])
+        if self.attached and self.audit:
+            require_twice_differentiable(loss, None)
+        return loss.detach(), gradient_of(loss, self.leaves[which], graph=self.attached)
 
     def slopes(self) -> tuple[list[Tensor], Tensor]:
-        """(losses, ĝ), without a graph."""
+        """(losses, ĝ), without a graph unless attached."""
         rows = [self.slope(which) for which in range(len(self.names))]
         return [loss for loss, _ in rows], torch.cat([slope for _, slope in rows])
 
 
-def gradient_of(loss: Tensor, leaf: Tensor, *, keep: bool = False) -> Tensor:
-    """∂ loss / ∂ leaf, zero where no path leads there; keep: the graph, for others who use it."""
+def gradient_of(loss: Tensor, leaf: Tensor, *, keep: bool = False, graph: bool = False) -> Tensor:
+    """∂ loss / ∂ leaf, zero where no path leads there; keep: the loss's graph, for others; graph: have one itself."""
     slope = None
     if loss.requires_grad:
-        (slope,) = torch.autograd.grad(loss, leaf, retain_graph=keep, allow_unused=True)
+        keep = keep or graph
+        (slope,) = torch.autograd.grad(loss, leaf, retain_graph=keep, create_graph=graph, allow_unused=True)
     return leaf.new_zeros(leaf.shape) if slope is None else slope
 
 
@@ -77,11 +83,12 @@ class Linear:
     """The joint gradient at a point, linearised once: products with Ĝ and with its blocks off the diagonal, H_o.
 
     Products with rows of Ĝ come from the gradients of each loss in all params (H_i t is the derivative in ω_i of
-    ⟨∂L_i/∂ω, t⟩); own: only each player's gradient in its own is there, for products with Ĝᵀ alone.
+    ⟨∂L_i/∂ω, t⟩); own: only each player's gradient in its own is there, for products with Ĝᵀ alone. At an attached
+    point the gradient and the products have graphs too.
     """
 
     def __init__(self, point: Point, *, own: bool = False) -> None:
-        self.point, self.losses = point, list[Tensor]()
+        self.point, self.losses, self.attached = point, list[Tensor](), point.attached
         self._table: list[dict[int, Tensor]] = []
         for i in range(len(point.names)):
             loss = point.loss(i)
@@ -92,7 +99,14 @@ class Linear:
             self._table.append({j: slope for j, slope in zip(held, slopes, strict=True) if slope is not None})
             self.losses.append(loss.detach())
         self.own = [self._slope(i, i) for i in range(len(point.names))]
-        self.gradient = torch.cat(self.own).detach()
+        gradient = torch.cat(self.own)
+        self.gradient = gradient if point.attached else gradient.detach()
+
+    def still(self) -> Linear:
+        """The same, whose products have no graph."""
+        other = copy.copy(self)
+        other.attached = False
+        return other
 
     def push(self, vector: Tensor) -> Tensor:
         """Ĝ vector."""
@@ -105,7 +119,7 @@ class Linear:
         pulled: Sequence[Tensor | None] = [None] * len(leaves)
         if rows:
             outputs, seeds = zip(*rows, strict=True)
-            pulled = torch.autograd.grad(outputs, leaves, seeds, retain_graph=True, allow_unused=True)
+            pulled = self._pull(outputs, leaves, seeds)
         return torch.cat([x.new_zeros(x.shape) if p is None else p for x, p in zip(leaves, pulled, strict=True)])
 
     def push_others(self, vector: Tensor) -> Tensor:
@@ -119,7 +133,7 @@ class Linear:
 
     def shaping(self) -> Tensor:
         """χ: in row i, Σ_{j≠i} ∂/∂ω_i ⟨stop(∂L_i/∂ω_j), ∂L_j/∂ω_j⟩."""
-        rows = ([(self.own[j], self._slope(i, j).detach()) for j in self._all if j != i] for i in self._all)
+        rows = ([(self.own[j], self._slope(i, j)) for j in self._all if j != i] for i in self._all)
         return torch.cat([self._row(i, row) for i, row in enumerate(rows)])
 
     @property
@@ -141,14 +155,30 @@ class Linear:
         pulled = None
         if rows:
             outputs, seeds = zip(*rows, strict=True)
-            (pulled,) = torch.autograd.grad(outputs, leaf, seeds, retain_graph=True, allow_unused=True)
+            (pulled,) = self._pull(outputs, [leaf], seeds)
         return leaf.new_zeros(leaf.shape) if pulled is None else pulled
+
+    def _pull(
+        self, outputs: Sequence[Tensor], leaves: Sequence[Tensor], seeds: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
+        """The seeds stand for constants; at an attached point the product's own graph leads to them too."""
+        if not self.attached:
+            seeds = [seed.detach() for seed in seeds]
+        return torch.autograd.grad(
+            outputs, leaves, seeds, retain_graph=True, create_graph=self.attached, allow_unused=True
+        )
 
 
 def _with_graph(loss: Tensor, leaves: list[Tensor]) -> Sequence[Tensor | None]:
     if not loss.requires_grad:
         return [None] * len(leaves)
     return torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+
+
+def _attached(leaves: list[Tensor]) -> Tensor:
+    """All in one new vector of their graph, or of one that begins here."""
+    vector = flat(leaves)
+    return vector if vector.requires_grad else vector.requires_grad_()
 
 
 def _refuse_empty(players: dict[str, Any]) -> None:

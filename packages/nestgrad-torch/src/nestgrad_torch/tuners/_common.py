@@ -197,10 +197,12 @@ class Tuner(Tuned):
 
 @torch.no_grad()
 def stepped(rule: Any, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
-    """(params, opt_state) after a rule's step, in torch.optim's own rounding where it has one.
+    """`advanced`, by the rule of values without a graph, lest one that keeps them in its state keep the graph too."""
+    return advanced(rule, grads, opt_state, params)
 
-    The rule is that of values without a graph, lest one that keeps them in its state keep the graph too.
-    """
+
+def advanced(rule: Any, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+    """(params, opt_state) after a rule's step, in torch.optim's own rounding where it has one."""
     if hasattr(rule, "step"):
         return rule.step(grads, opt_state, params)
     updates, opt_state = rule.update(grads, opt_state, params)
@@ -217,13 +219,13 @@ def require_alone(tuner: str, params: Any) -> None:
         )
 
 
-def with_gradients(function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args) with autograd on, whatever mode the caller is in."""
+def with_gradients(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """function(*args, **named) with autograd on, whatever mode the caller is in."""
     if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
         with torch.inference_mode(mode=False), torch.enable_grad():
-            return function(*args)
+            return function(*args, **named)
     # Entering those contexts costs as much as a small layer, so only where they change something.
-    return function(*args)
+    return function(*args, **named)
 
 
 def require_callable(tuner: str, outer_optimizer: Any) -> None:

@@ -11,7 +11,8 @@ from torch.linalg import vector_norm
 from nestgrad import Direction, Game, PlayInfo, PlayState, Simultaneous, UnsupportedOptimizer, check_play, tree
 from nestgrad_torch._games.directions import Found, found_at, require_finite
 from nestgrad_torch._games.point import Point
-from nestgrad_torch.tuners._common import stepped, with_gradients
+from nestgrad_torch._second_order import second_order
+from nestgrad_torch.tuners._common import advanced, stepped, with_gradients
 
 
 class Play:
@@ -38,6 +39,7 @@ class Play:
                     "Remedy: nestgrad_torch.optim.sgd(0.1)."
                 )
         self.game, self.direction, self.turns, self.throw = game, direction, turns, throw
+        self._audited = False
 
     def __repr__(self) -> str:
         return f"Play({', '.join(self.game.names)}; {self.direction}, turns={self.turns!r})"
@@ -53,9 +55,26 @@ class Play:
 
     def step(self, state: PlayState, batch: Any = None) -> tuple[PlayState, PlayInfo]:
         """One move of every player; the state passed in is not changed."""
-        return with_gradients(self._step, state, batch)
+        after, losses, parts = with_gradients(self._moved, state, batch, throw=self.throw)
+        return after, PlayInfo(losses=losses, direction_norm=vector_norm(torch.cat(parts)))
 
-    def _step(self, state: PlayState, batch: Any) -> tuple[PlayState, PlayInfo]:
+    def update(self, state: PlayState, batch: Any = None) -> PlayState:
+        """The state that `step` would come to, differentiable in the floating leaves of the state as often as asked.
+
+        These are the tensors of players and opt_state that require grad; where none does, or torch.no_grad() holds, it
+        has no graph. Whether numbers are finite, or solves came to their tolerance, is not looked at. The answer of
+        CompetitiveGradient is differentiated as that of its system, by GMRES to the same tolerance.
+        """
+        leaves = tree.leaves([state["players"], state["opt_state"]])
+        if torch.is_grad_enabled() and any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
+            with second_order(None):
+                return self._moved(state, batch, throw=False, attached=True)[0]
+        return with_gradients(self._moved, state, batch, throw=False)[0]
+
+    def _moved(
+        self, state: PlayState, batch: Any, *, throw: bool, attached: bool = False
+    ) -> tuple[PlayState, dict[str, Tensor], list[Tensor]]:
+        """(the next state, losses, parts of the direction); attached: in the state's graph."""
         after: PlayState = {
             "players": dict(state["players"]),
             "opt_state": dict(state["opt_state"]),
@@ -66,27 +85,30 @@ class Play:
         groups: list[tuple[str, ...]] = [self.game.names]
         if self.turns == "alternating":
             groups = [(name,) for name in self.game.names]
+        audit = not self._audited if attached else state["step"] == 0
         for movers in groups:
-            point = Point(self.game, after["players"], batch, audit=state["step"] == 0)
-            found = self._found(point, movers)
+            point = Point(self.game, after["players"], batch, audit=audit, attached=attached)
+            found = self._found(point, movers, throw=throw)
             slopes = point.by_name(found.direction)
             by_player = dict(zip(point.names, point.split(found.direction), strict=True))
             for name in movers:
                 losses[name] = found.losses[point.names.index(name)]
                 parts.append(by_player[name])
-                moved, kept = stepped(self._rules[name], slopes[name], after["opt_state"][name], after["players"][name])
+                move = advanced if attached else stepped
+                moved, kept = move(self._rules[name], slopes[name], after["opt_state"][name], after["players"][name])
                 after["players"][name], after["opt_state"][name] = moved, kept
-        return after, PlayInfo(losses=losses, direction_norm=vector_norm(torch.cat(parts)))
+        self._audited = self._audited or attached
+        return after, losses, parts
 
-    def _found(self, point: Point, movers: tuple[str, ...]) -> Found:
+    def _found(self, point: Point, movers: tuple[str, ...], *, throw: bool) -> Found:
         """The direction at the point; of the one who moves alone where it asks for no more than its gradient."""
         if len(movers) > 1 or not isinstance(self.direction, Simultaneous):
-            return found_at(self.direction, point, throw=self.throw)
+            return found_at(self.direction, point, throw=throw)
         which = next(i for i, name in enumerate(point.names) if name in movers)
         loss, slope = point.slope(which)
         rows = [slope if i == which else leaf.new_zeros(leaf.shape) for i, leaf in enumerate(point.leaves)]
         losses = [loss if i == which else loss.new_full((), torch.nan) for i in range(len(rows))]
         found = Found(losses=losses, gradient=torch.cat(rows), direction=torch.cat(rows))
-        if self.throw:
+        if throw:
             require_finite(point, found)
         return found
