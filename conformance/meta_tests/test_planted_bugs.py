@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from game_bugs import BUGS as GAMES
 from gated_bugs import BUGS as GATED
+from momentum_bugs import BUGS as MOMENTA
 from planted import BUGS as FIELD
 from planted import Bug
 from rules import BUGS as OWN
@@ -20,7 +21,7 @@ import nestgrad_reference
 from nestgrad_conformance import CHECKS, Harness, check_backend
 from nestgrad_reference.testing import harness as whole
 
-BUGS = [*FIELD, *OWN, *GATED, *GAMES]
+BUGS = [*FIELD, *OWN, *GATED, *GAMES, *MOMENTA]
 TRIVIAL = {"_solvers/identity.py"}
 SOURCE = Path(nestgrad_reference.__file__).parent
 

@@ -39,8 +39,9 @@ class Harness:
     differentiation. precision(dtype): a context in which that dtype exists. reversible(learning_rate, momentum): the
     optimizer for Unrolled(mode="reversible"). grad(function): the gradient of a scalar function of a tree. recomputed:
     units in the last place by which a recomputed unroll may differ from a stored one, where a compiler fuses the two
-    differently. optim: a namespace with sgd, adam, adamw, rmsprop, adagrad, lion, clipped, piecewise_constant and
-    cosine, of the signatures and formulas of nestgrad_reference.optim.
+    differently. optim: a namespace with sgd, adam, adamw, rmsprop, adagrad, lion, clipped, piecewise_constant,
+    cosine, complex_momentum, complex_adam, aggregated_momentum, recurrently_linked_momentum and optimistic, of the
+    signatures and formulas of nestgrad_reference.optim.
     """
 
     backend: Backend

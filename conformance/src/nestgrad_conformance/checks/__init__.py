@@ -10,6 +10,7 @@ from nestgrad_conformance.checks import inner_problems as inner_problems
 from nestgrad_conformance.checks import invariance as invariance
 from nestgrad_conformance.checks import legality as legality
 from nestgrad_conformance.checks import many_runs as many_runs
+from nestgrad_conformance.checks import momentum as momentum
 from nestgrad_conformance.checks import one_pass as one_pass
 from nestgrad_conformance.checks import one_pass_run as one_pass_run
 from nestgrad_conformance.checks import other_tuners as other_tuners
@@ -18,6 +19,7 @@ from nestgrad_conformance.checks import purity as purity
 from nestgrad_conformance.checks import responses as responses
 from nestgrad_conformance.checks import self_tuning as self_tuning
 from nestgrad_conformance.checks import self_tuning_facts as self_tuning_facts
+from nestgrad_conformance.checks import shaping as shaping
 from nestgrad_conformance.checks import solvers as solvers
 from nestgrad_conformance.checks import status as status
 from nestgrad_conformance.checks import structure as structure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from nestgrad import (
     CompetitiveGradient,
     Consensus,
     Extragradient,
-    Game,
     LookAhead,
     Simultaneous,
     SymplecticAdjustment,
@@ -22,6 +20,7 @@ from nestgrad import (
 )
 from nestgrad_conformance.context import REFERENCE, Context
 from nestgrad_conformance.draws import Draw
+from nestgrad_conformance.problems.games import curved_game
 from nestgrad_conformance.registry import check
 
 _DIRECTIONS = (
@@ -38,32 +37,6 @@ _DIRECTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class _First:
-    """x·My + 0.1 Σ x² + 0.2 Σ tanh(x) y²."""
-
-    xp: Any
-
-    def __call__(self, players: Any, batch: Any) -> Any:
-        x, y = players["x"]["a"], players["y"]["b"]
-        return self.xp.sum(x * (batch @ y)) + self.xp.sum(0.1 * x**2 + 0.2 * self.xp.tanh(x) * y**2)
-
-
-@dataclass(frozen=True)
-class _Second:
-    """-x·My + 0.3 Σ y² + 0.1 Σ x² y."""
-
-    xp: Any
-
-    def __call__(self, players: Any, batch: Any) -> Any:
-        x, y = players["x"]["a"], players["y"]["b"]
-        return self.xp.sum(0.3 * y**2 + 0.1 * x**2 * y) - self.xp.sum(x * (batch @ y))
-
-
-def _game(harness: Any) -> Game:
-    return Game({"x": _First(harness.xp), "y": _Second(harness.xp)})
-
-
 def _drawn(draw: Draw) -> tuple[Any, np.ndarray]:
     return {"x": {"a": draw.normal(3)}, "y": {"b": draw.normal(3)}}, draw.normal(3, 3)
 
@@ -74,8 +47,8 @@ def players_descend_what_the_reference_descends(ctx: Context, draw: Draw) -> Non
     method, (players, batch) = draw.pick(_DIRECTIONS, "direction"), _drawn(draw)
     backend: Any = ctx.harness.backend
     oracle: Any = REFERENCE.backend
-    found = backend.game_direction(_game(ctx.harness), ctx.arrays(players), ctx.arrays(batch), method=method)
-    right = oracle.game_direction(_game(REFERENCE), ctx.seen(players), ctx.seen(batch), method=method)
+    found = backend.game_direction(curved_game(ctx.harness), ctx.arrays(players), ctx.arrays(batch), method=method)
+    right = oracle.game_direction(curved_game(REFERENCE), ctx.seen(players), ctx.seen(batch), method=method)
     limit = 1e-4 if ctx.dtype == "float32" or isinstance(method, CompetitiveGradient) else 1e-10
     size = 1.0 + sum(float(np.linalg.norm(leaf)) for leaf in tree.leaves(right.gradient))
     ctx.close(found.gradient, right.gradient, limit, what="gradient", scale=np.full(6, size))
@@ -88,7 +61,7 @@ def _play(ctx: Context, turns: str) -> Any:
     backend: Any = ctx.harness.backend
     assert ctx.harness.optim is not None
     return backend.Play(
-        _game(ctx.harness),
+        curved_game(ctx.harness),
         optimizer=ctx.harness.optim.sgd(0.1),
         direction=LookAhead(look_ahead=0.3),
         turns=turns,
