@@ -22,6 +22,7 @@ NAMES = (
     "augmentation",
     "recurrent-regularisation",
     "split-retrain",
+    "game-rates",
 )
 """In the order of the thesis; `a-b` is the module nestgrad_lab.studies.a_b."""
 
