@@ -16,6 +16,8 @@ from nestgrad_torch._backend import supports as supports
 from nestgrad_torch._best_response import best_response as best_response
 from nestgrad_torch._compile import CompiledProgram as CompiledProgram
 from nestgrad_torch._compile import compiled_programs as compiled_programs
+from nestgrad_torch._dynamics.entry import lyapunov_exponents as lyapunov_exponents
+from nestgrad_torch._dynamics.entry import lyapunov_gradient as lyapunov_gradient
 from nestgrad_torch._games.products import game_direction as game_direction
 from nestgrad_torch._games.products import game_jacobian as game_jacobian
 from nestgrad_torch._games.products import game_jvp as game_jvp

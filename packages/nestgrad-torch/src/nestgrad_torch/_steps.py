@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -182,10 +182,16 @@ def traced(steps: Steps, at: Moment, values: Any, hparams: list[Tensor], batch: 
     return leaving.detached(), Pieces(entering.parts(), leaving.parts(), hparams, steps.point.group)
 
 
+class Held(Protocol):
+    """What holds tensors, on the devices whose generators matter."""
+
+    leaves: list[Tensor]
+
+
 class Draws:
     """The random number generators' states at one point of a run, to come back to."""
 
-    def __init__(self, point: Params, before: Draws | None = None) -> None:
+    def __init__(self, point: Held, before: Draws | None = None) -> None:
         """before: an earlier point, whose copy is shared where nothing was drawn since."""
         self.cpu = torch.get_rng_state()
         if before is not None and torch.equal(before.cpu, self.cpu):

@@ -1,0 +1,1 @@
+"""Optimizers as maps: exponents of their steps, and what a search that branches along them explores."""
