@@ -10,26 +10,30 @@ from jax import Array, lax
 
 from nestgrad import GROWTH_LIMIT, Neumann, Status
 from nestgrad_jax._solvers._common import MOST_STRAIGHT, SOLVERS, Solve, System, first_of
-from nestgrad_jax._tree import norm
+from nestgrad_jax._tree import SMALL, entries, flat, norm
+
+_FEW = 10
+"""Products up to which terms of SMALL entries at the most are written out."""
 
 
 @SOLVERS.register(Neumann)
 def neumann(spec: Neumann, system: System) -> Solve:
     """k terms by k - 1 products, in a loop, so that memory does not grow with k; written out where loops are slow.
 
-    Vectors may be trees.
+    A few short terms are written out too, and kept, so that one operation has all their norms. Vectors may be trees.
     """
     rhs, products = system.rhs, spec.num_terms - 1
+    few = products <= _FEW and entries(rhs) <= SMALL
 
     def add_term(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
         term, total = carry
         image = system.apply(system.precondition(term))
         term = jax.tree.map(lambda old, moved: old - spec.step_size * moved, term, image)
-        return (term, jax.tree.map(jnp.add, total, term)), norm(term)
+        return (term, jax.tree.map(jnp.add, total, term)), flat(term) if few else norm(term)
 
-    written_out = max(1, products) if system.straight and products <= MOST_STRAIGHT else 1
-    carry, later = lax.scan(add_term, (rhs, rhs), length=products, unroll=written_out)
-    sizes = jnp.concatenate([norm(rhs)[None], later])
+    straight = few or (system.straight and products <= MOST_STRAIGHT)
+    carry, later = lax.scan(add_term, (rhs, rhs), length=products, unroll=max(1, products) if straight else 1)
+    sizes = jnp.concatenate([norm(rhs)[None], jnp.sqrt((later**2).sum(axis=1)) if few else later])
     ratio = sizes[-1] / sizes[-2] if products else jnp.nan
     return Solve(
         solution=jax.tree.map(lambda total: spec.step_size * total, system.precondition(carry[1])),
