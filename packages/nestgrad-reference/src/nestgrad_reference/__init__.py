@@ -20,6 +20,8 @@ from nestgrad_reference._response import newton_step as newton_step
 from nestgrad_reference._responses import init_response as init_response
 from nestgrad_reference._responses import respond as respond
 from nestgrad_reference._verify import verify as verify
+from nestgrad_reference.dynamics._exponents import lyapunov_exponents as lyapunov_exponents
+from nestgrad_reference.dynamics._gradient import lyapunov_gradient as lyapunov_gradient
 from nestgrad_reference.games._directions import game_direction as game_direction
 from nestgrad_reference.games._products import game_jacobian as game_jacobian
 from nestgrad_reference.games._products import game_jvp as game_jvp

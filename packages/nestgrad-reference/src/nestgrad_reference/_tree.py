@@ -115,9 +115,14 @@ def spread(setting: Any, params: Any) -> Any:
 
 def plain(x: Any) -> np.ndarray:
     """The float64 array inside any boxes of autograd's."""
+    return np.asarray(unboxed(x), np.float64)
+
+
+def unboxed(x: Any) -> Any:
+    """What is inside any boxes of autograd's."""
     while hasattr(x, "_value"):
         x = getval(x)
-    return np.asarray(x, np.float64)
+    return x
 
 
 def root(x: Any) -> Any:

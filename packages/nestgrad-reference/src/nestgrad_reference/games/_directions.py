@@ -1,4 +1,7 @@
-"""What players descend, from the dense game Jacobian; nestgrad._games.directions defines each."""
+"""What players descend, from the dense game Jacobian; nestgrad._games.directions defines each.
+
+All of it is differentiable in ω, as often as the losses are: choices and signs are constants of where they are made.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from autograd.extend import defvjp, primitive
 
 from nestgrad import (
     GMRES,
@@ -30,7 +34,7 @@ from nestgrad import (
 from nestgrad_reference._derivatives import independence_is_no_news
 from nestgrad_reference._rules.implicit import scale_of
 from nestgrad_reference._solvers._common import EPS, SOLVERS, Extras
-from nestgrad_reference._tree import Vector
+from nestgrad_reference._tree import Vector, plain, xp
 from nestgrad_reference.games._field import Field
 
 
@@ -56,7 +60,7 @@ def game_direction(
 
 
 def direct(field: Field, method: Any, *, throw: bool) -> GameDirection:
-    """As game_direction, with vectors in place of trees, and no look at whether they are finite."""
+    """As game_direction, with vectors in place of trees, and no look at whether they are finite; differentiable."""
     if not isinstance(method, Direction):
         raise InvalidInput(
             f"game_direction: method {method!r}, limit: one of nestgrad.Direction. Remedy: pass Simultaneous()."
@@ -66,7 +70,7 @@ def direct(field: Field, method: Any, *, throw: bool) -> GameDirection:
         slopes = field.slopes(w)
     xi = field.joint(slopes)
     vector, products = _direction(method, field, slopes, xi, throw)
-    return GameDirection(losses=field.losses(w), gradient=xi, direction=vector, products=products)
+    return GameDirection(losses=field.losses(plain(w)), gradient=xi, direction=vector, products=products)
 
 
 def require_finite(field: Field, vector: Vector, what: str, where: str = "") -> None:
@@ -86,33 +90,32 @@ def require_finite(field: Field, vector: Vector, what: str, where: str = "") -> 
 class _Dense:
     """Ĝ, H_o, and χ, at one point."""
 
-    game: np.ndarray
-    others: np.ndarray
-    chi: Vector
+    game: Any
+    others: Any
+    chi: Any
 
 
-def _dense(field: Field, slopes: dict[str, Vector]) -> _Dense:
-    game = field.jacobian(field.vector)
-    others, chi = game.copy(), np.zeros(field.size)
-    for name, block in field.blocks.items():
+def _dense(field: Field, slopes: dict[str, Any]) -> _Dense:
+    game, others = field.jacobian(field.vector), np.ones((field.size, field.size))
+    for block in field.blocks.values():
         others[block, block] = 0.0
-        mine = others[:, block]  # of all others' gradients in ω_i; this player's own rows are zero by now
-        chi[block] = mine.T @ slopes[name]
-    return _Dense(game, others, chi)
+    others, chi = xp.where(others > 0.0, game, 0.0), list[Any]()
+    for name, block in field.blocks.items():
+        mine = others[:, block]  # of all others' gradients in ω_i; this player's own rows are zero
+        chi.append(mine.T @ slopes[name])
+    return _Dense(game, others, xp.concatenate(chi))
 
 
-def _direction(
-    method: Direction, field: Field, slopes: dict[str, Vector], xi: Vector, throw: bool
-) -> tuple[Vector, int]:
+def _direction(method: Direction, field: Field, slopes: dict[str, Any], xi: Any, throw: bool) -> tuple[Any, int]:
     """(the direction, how many products it takes where the Jacobian is not at hand)."""
     if isinstance(method, Simultaneous):
-        return xi.copy(), 0
+        return 1.0 * xi, 0
     if isinstance(method, Extragradient):
         with independence_is_no_news():
             return field.joint(field.slopes(field.vector - method.step_size * xi)), 0
     if isinstance(method, LOLA) and not method.first_order:
         parts = [field.shaped_gradient(name, field.vector, method.look_ahead) for name in field.blocks]
-        return np.concatenate(parts), 0
+        return xp.concatenate(parts), 0
     at = _dense(field, slopes)
     match method:
         case Consensus(weight=weight):
@@ -129,35 +132,54 @@ def _direction(
             return _competitive(method, at.others, xi, throw)
 
 
-def _symplectic(method: SymplecticAdjustment, game: np.ndarray, xi: Vector) -> Vector:
+def _symplectic(method: SymplecticAdjustment, game: Any, xi: Any) -> Any:
     forward, back = game @ xi, game.T @ xi
     adjustment, weight = 0.5 * (back - forward), method.weight
     if method.align:
-        weight = weight * np.sign((xi @ back) * (adjustment @ back) / xi.size + 0.1)
+        weight = weight * xp.sign((xi @ back) * (adjustment @ back) / xi.size + 0.1)
     return xi + weight * adjustment
 
 
-def _sos(method: SOS, at: _Dense, xi: Vector) -> Vector:
+def _sos(method: SOS, at: _Dense, xi: Any) -> Any:
     eta = method.look_ahead
     xi_0, shaping = xi - eta * (at.others @ xi), -eta * at.chi
-    along, size = float(shaping @ xi_0), float(np.linalg.norm(xi))
-    safe = 1.0 if along >= 0.0 else min(1.0, -method.a * float(xi_0 @ xi_0) / along)
-    near = size**2 if size < method.b else 1.0
+    along, squared = shaping @ xi_0, xi @ xi
+    safe = 1.0 if along >= 0.0 else min(1.0, -method.a * (xi_0 @ xi_0) / along)
+    near = squared if squared < method.b**2 else 1.0
     return xi_0 + min(safe, near) * shaping
 
 
-def _competitive(method: CompetitiveGradient, others: np.ndarray, xi: Vector, throw: bool) -> tuple[Vector, int]:
+def _competitive(method: CompetitiveGradient, others: Any, xi: Any, throw: bool) -> tuple[Any, int]:
     solver = GMRES(rtol=method.rtol, max_steps=method.max_steps)
-    matrix, scale = np.eye(xi.size) + method.step_size * others, scale_of(xi)
-    solve = SOLVERS(solver, matrix, xi / scale, False, scale, Extras())
+    matrix, rhs = np.eye(xi.size) + method.step_size * others, plain(xi)
+    scale = scale_of(rhs)
+    solve = SOLVERS(solver, plain(matrix), rhs / scale, False, scale, Extras())
     if throw and not solve.status.ok and solve.status is not Status.NONFINITE:  # which has a player to be named
         stats = Stats(
             residual_norm=solve.residual_norm * scale,
-            rhs_norm=float(np.linalg.norm(xi)),
+            rhs_norm=float(np.linalg.norm(rhs)),
             steps=solve.steps,
             products=solve.products,
             curvature=solve.curvature,
             eps=EPS,
         )
         raise error_for(solve.status, Implicit(solver=solver), stats, where=repr(method))
-    return scale * solve.solution, solve.products
+    return _solved(matrix, xi, scale * solve.solution), solve.products
+
+
+def _back(matrix: Any, slopes: Any) -> Any:
+    """matrix⁻ᵀ slopes; NaN where there is none."""
+    try:
+        return xp.linalg.solve(matrix.T, slopes)
+    except np.linalg.LinAlgError:
+        return slopes * np.nan
+
+
+_solved: Any = primitive(lambda matrix, rhs, solution: solution)
+"""The solution that GMRES found, with the derivative of matrix⁻¹ rhs."""
+defvjp(
+    _solved,
+    lambda found, matrix, rhs, solution: lambda slopes: -xp.outer(_back(matrix, slopes), found),
+    lambda found, matrix, rhs, solution: lambda slopes: _back(matrix, slopes),
+    argnums=(0, 1),
+)

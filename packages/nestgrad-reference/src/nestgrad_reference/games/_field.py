@@ -11,32 +11,35 @@ import numpy as np
 from nestgrad import Game, InvalidInput, check_players, tree
 from nestgrad_reference._checks import scalar_loss
 from nestgrad_reference._derivatives import independence_is_no_news
-from nestgrad_reference._tree import Vector, as_float64, check_matching, shaped, xp
+from nestgrad_reference._tree import as_float64, check_matching, plain, shaped, unboxed, xp
 
 
 class Field:
     """ω is one vector: players in the game's order, leaves by sorted path, entries in C order.
 
-    vector: ω at the players given; blocks: where each player's entries are.
+    vector: ω at the players given, autograd's box of it where they are boxes; blocks: where each player's entries are.
+    players: the same without boxes.
     """
 
     def __init__(self, game: Game, players: Any, batch: Any) -> None:
         check_players(game, players)
-        check_matching(players, title="players", batch=batch)
-        self.game, self.players = game, {name: _as_player(name, players[name]) for name in players}
+        held = tree.map(unboxed, players)
+        check_matching(held, title="players", batch=batch)
+        self.game, self.players = game, {name: _as_player(name, held[name]) for name in held}
+        entries = tree.map(lambda given, known: known if given is unboxed(given) else given, players, self.players)
         self.blocks: dict[str, slice] = {}
         self._places: dict[str, list[slice]] = {}
-        parts: list[np.ndarray] = []
+        parts: list[Any] = []
         end = 0
         for name in game.names:
-            leaves, begin, places = tree.named_leaves(self.players[name]), end, dict[str, slice]()
+            leaves, begin, places = tree.named_leaves(entries[name]), end, dict[str, slice]()
             for path in sorted(leaves):
                 places[path] = slice(end, end + leaves[path].size)
                 end += leaves[path].size
-                parts.append(leaves[path].reshape(-1))
+                parts.append(xp.reshape(leaves[path], (-1,)))
             self.blocks[name] = slice(begin, end)
             self._places[name] = [places[path] for path in leaves]
-        self.vector: Vector = np.concatenate(parts)
+        self.vector: Any = xp.concatenate(parts)
         self._losses = [_of_vector(self, name, batch) for name in game.names]
 
     @property
@@ -48,7 +51,7 @@ class Field:
         """A vector (or autograd box) shaped like the players."""
         return {name: self._as_player(name, w) for name in self.players}
 
-    def as_vector(self, players: Any, title: str) -> Vector:
+    def as_vector(self, players: Any, title: str) -> Any:
         """The inverse; InvalidInput with its title unless the tree has the players' form."""
         leaves = shaped(self.players, players, title)
         given = tree.unflatten(self.players, [np.asarray(leaf, np.float64) for leaf in leaves])
@@ -58,32 +61,32 @@ class Field:
                 w[place] = leaf.reshape(-1)
         return w
 
-    def losses(self, w: Vector) -> dict[str, np.ndarray]:
-        """Each player's."""
+    def losses(self, w: Any) -> dict[str, np.ndarray]:
+        """Each player's, at a vector that is no box."""
         return {name: np.asarray(float(loss(w))) for name, loss in self._named()}
 
     def slopes(self, w: Any) -> dict[str, Any]:
         """Each player's loss in all of ω (n), differentiably."""
         return {name: autograd.grad(loss)(w) for name, loss in self._named()}  # pyright: ignore[reportCallIssue]
 
-    def own_loss_and_gradient(self, name: str, w: Vector) -> tuple[np.ndarray, Vector]:
-        """One player's loss, and its derivative in the player's own entries."""
+    def own_loss_and_gradient(self, name: str, w: Any) -> tuple[np.ndarray, Any]:
+        """One player's loss, as a number, and its derivative in the player's own entries, differentiably."""
         loss = self._losses[self.game.names.index(name)]
         with independence_is_no_news():
             value, slope = autograd.value_and_grad(loss)(w)  # pyright: ignore[reportCallIssue]
-        return np.asarray(float(value)), slope[self.blocks[name]]
+        return plain(value), slope[self.blocks[name]]
 
     def joint(self, slopes: dict[str, Any]) -> Any:
         """ĝ, each player's own part of its slopes."""
         return xp.concatenate([slopes[name][block] for name, block in self.blocks.items()])
 
-    def jacobian(self, w: Vector) -> np.ndarray:
-        """Ĝ (n, n), each row by one reverse pass through a gradient."""
+    def jacobian(self, w: Any) -> Any:
+        """Ĝ (n, n), each row by one reverse pass through a gradient; differentiable as often as the losses are."""
         with independence_is_no_news():
             rows = [self._rows(name, w) for name in self.game.names]
-        return np.concatenate(rows)
+        return xp.concatenate(rows)
 
-    def shaped_gradient(self, name: str, w: Vector, look_ahead: float) -> Vector:
+    def shaped_gradient(self, name: str, w: Any, look_ahead: float) -> Any:
         """∂/∂ω_i of L_i(ω_i, ω_j - look_ahead ∂L_j/∂ω_j), also through the others' step."""
         loss = self._losses[self.game.names.index(name)]
 
@@ -101,10 +104,10 @@ class Field:
     def _named(self) -> list[tuple[str, Callable[[Any], Any]]]:
         return list(zip(self.game.names, self._losses, strict=True))
 
-    def _rows(self, name: str, w: Vector) -> np.ndarray:
+    def _rows(self, name: str, w: Any) -> Any:
         loss, block = self._losses[self.game.names.index(name)], self.blocks[name]
         rows = autograd.jacobian(lambda x: autograd.grad(loss)(x)[block])(w)  # pyright: ignore[reportCallIssue]
-        return np.asarray(rows).reshape(block.stop - block.start, self.size)
+        return xp.reshape(rows, (block.stop - block.start, self.size))
 
     def _as_player(self, name: str, w: Any) -> Any:
         player = self.players[name]
