@@ -24,8 +24,8 @@ _SMALL = 10_000
 class Step:
     """One step: the place it leads to, and products with J = ∂Φ/∂x, all of them from one graph."""
 
-    def __init__(self, form: Form, update: Update, at: At) -> None:
-        self._form, self._enter = form, at.vector.detach().requires_grad_()
+    def __init__(self, form: Form, update: Update, at: At, rows: Rows) -> None:
+        self._form, self._rows, self._enter = form, rows, at.vector.detach().requires_grad_()
         at.draws.again()
         after = form.moved(update(form.tree(At(self._enter, at.others, at.draws))), at.draws)
         self._leave, self._pulled = after.vector, None
@@ -35,33 +35,28 @@ class Step:
 
     def push(self, columns: Tensor) -> Tensor:
         """J columns, (n, m): the derivative, in u, of ⟨Jᵀu, column⟩."""
-        dummy, pulled = self._pulled_back()
-        if not pulled.requires_grad:
-            return torch.zeros_like(columns)
-        rows = [_grad(pulled, dummy, column) for column in columns.unbind(1)]
-        return _stacked([torch.zeros_like(dummy) if row is None else row for row in rows], columns)
+        if self._pulled is None:
+            dummy = torch.zeros_like(self._leave, requires_grad=True)
+            self._pulled = dummy, self._pull(dummy[None], create_graph=True)[0]
+        dummy, pulled = self._pulled
+        pushed = self._rows.of(pulled, dummy, columns.T) if pulled.requires_grad else None
+        return torch.zeros_like(columns) if pushed is None else pushed.T
 
     def pull(self, columns: Tensor) -> Tensor:
         """Jᵀ columns, (n, m)."""
-        return _stacked([self._pull(column) for column in columns.unbind(1)], columns)
+        return self._pull(columns.T).T
 
     def adjoint(self, images: Tensor, columns: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """(Jᵀ images, Jᵀ end + ∂/∂x Σ_j ⟨image_j, J(x) column_j⟩): cotangents of the columns and of x."""
-        pulled = [self._pull(image, create_graph=True) for image in images.unbind(1)]
-        roots = [(p, column) for p, column in zip(pulled, columns.unbind(1), strict=True) if p.requires_grad]
-        outputs, seeds = [self._leave, *(p for p, _ in roots)], [end, *(column for _, column in roots)]
+        outputs, seeds = [self._leave], [end]
+        pulled = self._pull(images.T, create_graph=True)
+        if pulled.requires_grad:
+            outputs, seeds = [*outputs, pulled], [*seeds, columns.T]
         (slope,) = torch.autograd.grad(outputs, self._enter, seeds, retain_graph=True)
-        return _stacked([p.detach() for p in pulled], columns), slope
+        return pulled.detach().T, slope
 
-    def _pulled_back(self) -> tuple[Tensor, Tensor]:
-        """(u, Jᵀu with the graph in u): made once."""
-        if self._pulled is None:
-            dummy = torch.zeros_like(self._leave, requires_grad=True)
-            self._pulled = dummy, self._pull(dummy, create_graph=True)
-        return self._pulled
-
-    def _pull(self, vector: Tensor, *, create_graph: bool = False) -> Tensor:
-        pulled = _grad(self._leave, self._enter, vector, create_graph=create_graph)
+    def _pull(self, rows: Tensor, *, create_graph: bool = False) -> Tensor:
+        pulled = self._rows.of(self._leave, self._enter, rows, create_graph=create_graph)
         if pulled is None:
             raise self._unconnected()
         return pulled
@@ -73,13 +68,33 @@ class Step:
         )
 
 
-def _stacked(rows: list[Tensor], like: Tensor) -> Tensor:
-    """(n, m), of which m may be 0."""
-    return torch.stack(rows, dim=1) if rows else torch.zeros_like(like)
+class Rows:
+    """Derivatives of an output seeded with each of m rows.
+
+    All at once where the point is small and torch can, else in turn, which is the same sums.
+    """
+
+    def __init__(self, *, at_once: bool) -> None:
+        self._at_once = at_once
+
+    def of(self, output: Tensor, leaf: Tensor, rows: Tensor, *, create_graph: bool = False) -> Tensor | None:
+        """(m, n), or None where no path leads from the leaf to the output."""
+        if not len(rows):
+            return rows
+        if self._at_once and len(rows) > 1:
+            try:
+                return _grad(output, leaf, rows, create_graph=create_graph, is_grads_batched=True)
+            except RuntimeError:
+                # Of what is not written for batches, as a loop over data in a backward. What else is wrong, a lack of
+                # second derivatives, is raised in turn.
+                self._at_once = False
+        found = [_grad(output, leaf, row, create_graph=create_graph) for row in rows]
+        there = [row for row in found if row is not None]
+        return torch.stack(there) if there else None
 
 
-def _grad(output: Tensor, leaf: Tensor, seed: Tensor, *, create_graph: bool = False) -> Tensor | None:
-    return torch.autograd.grad(output, leaf, seed, retain_graph=True, create_graph=create_graph, allow_unused=True)[0]
+def _grad(output: Tensor, leaf: Tensor, seed: Tensor, **how: bool) -> Tensor | None:
+    return torch.autograd.grad(output, leaf, seed, retain_graph=True, allow_unused=True, **how)[0]
 
 
 class Chain:
@@ -89,13 +104,14 @@ class Chain:
         self.form, self.start, self.num_steps = form, start, num_steps
         self._update, self._kept = update, dict[int, Step]()
         self._small = form.size <= _SMALL
+        self._rows = Rows(at_once=self._small)
         self._whole = again and num_steps <= SEGMENT
 
     def step(self, count: int, at: At, *, near: bool = False) -> Step:
         """Step `count`, which begins at this place; near: it will be asked for again soon."""
         found = self._kept.get(count)
         if found is None:
-            found = Step(self.form, self._update, at)
+            found = Step(self.form, self._update, at, self._rows)
             if self._small and (near or self._whole):
                 while len(self._kept) >= SEGMENT:
                     del self._kept[next(iter(self._kept))]

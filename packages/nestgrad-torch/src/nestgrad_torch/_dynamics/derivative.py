@@ -72,7 +72,8 @@ class Attached(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, slopes: Tensor, end: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *seeds: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        slopes, end = seeds
         form = ctx.found.chain.form
         with form.differentiating():
             return pulled_back(ctx.found, slopes.tolist(), end)[0], None

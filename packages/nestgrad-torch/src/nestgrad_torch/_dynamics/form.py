@@ -126,7 +126,7 @@ class Form:
         leaves = zip(self._floating.items(), tree.leaves(self._tree), strict=True)
         return tree.unflatten(
             self._tree,
-            [parts[path] if floats else like.new_zeros(*axes, *_shape(leaf)) for (path, floats), leaf in leaves],
+            [parts[path] if floats else like.new_zeros((*axes, *_shape(leaf))) for (path, floats), leaf in leaves],
         )
 
     def _require_alike(self) -> None:

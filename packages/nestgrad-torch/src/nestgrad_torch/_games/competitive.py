@@ -79,8 +79,8 @@ class _Answer(torch.autograd.Function):
         return held
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
-        answer, *leaves = ctx.saved_tensors
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
+        (slope,), (answer, *leaves) = slopes, ctx.saved_tensors
         turned = ctx.task.turned()
         solve, _ = turned.solve(slope.detach())
         u = turned.attached(solve.solution, slope, leaves)
@@ -89,5 +89,5 @@ class _Answer(torch.autograd.Function):
             # Views, so that the answer, which depends on the leaves too, is held constant here.
             views = [leaf.view_as(leaf) for leaf in leaves]
             image = ctx.task.image(views, answer)
-            slopes = torch.autograd.grad(image, views, -u, create_graph=graph, allow_unused=True)
-        return None, None, u, *slopes
+            pulled = torch.autograd.grad(image, views, -u, create_graph=graph, allow_unused=True)
+        return None, None, u, *pulled

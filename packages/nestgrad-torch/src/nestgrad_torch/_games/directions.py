@@ -54,7 +54,7 @@ def found_at(spec: Any, point: Point, *, throw: bool) -> Found:
         found = DIRECTIONS(spec, point)
     if throw:
         require_finite(point, found)
-        _require_solved(spec, found)
+        require_solved(spec, found)
     return found
 
 
@@ -83,7 +83,8 @@ def require_finite(point: Point, found: Found) -> None:
             )
 
 
-def _require_solved(spec: Any, found: Found) -> None:
+def require_solved(spec: Any, found: Found) -> None:
+    """Raise the error of a solve that failed."""
     if found.solve is None or found.solve[0].status.ok:
         return
     solve, norm = found.solve

@@ -2,6 +2,7 @@
 
 from nestgrad_torch.tuners.baselines import Fixed as Fixed
 from nestgrad_torch.tuners.baselines import RandomMultiplier as RandomMultiplier
+from nestgrad_torch.tuners.branching_search import BranchingSearch as BranchingSearch
 from nestgrad_torch.tuners.full_horizon import FullHorizon as FullHorizon
 from nestgrad_torch.tuners.hyper_training import HyperTraining as HyperTraining
 from nestgrad_torch.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent

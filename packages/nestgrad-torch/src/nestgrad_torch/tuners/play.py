@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from nestgrad import Direction, Game, PlayInfo, PlayState, Simultaneous, UnsupportedOptimizer, check_play, tree
-from nestgrad_torch._games.directions import Found, found_at, require_finite
+from nestgrad_torch._games.directions import Found, found_at, require_finite, require_solved
 from nestgrad_torch._games.point import Point
 from nestgrad_torch._second_order import second_order
 from nestgrad_torch.tuners._common import advanced, stepped, with_gradients
@@ -75,11 +76,7 @@ class Play:
         self, state: PlayState, batch: Any, *, throw: bool, attached: bool = False
     ) -> tuple[PlayState, dict[str, Tensor], list[Tensor]]:
         """(the next state, losses, parts of the direction); attached: in the state's graph."""
-        after: PlayState = {
-            "players": dict(state["players"]),
-            "opt_state": dict(state["opt_state"]),
-            "step": state["step"] + 1,
-        }
+        after = _next(state)
         losses: dict[str, Tensor] = {}
         parts: list[Tensor] = []
         groups: list[tuple[str, ...]] = [self.game.names]
@@ -89,16 +86,39 @@ class Play:
         for movers in groups:
             point = Point(self.game, after["players"], batch, audit=audit, attached=attached)
             found = self._found(point, movers, throw=throw)
-            slopes = point.by_name(found.direction)
             by_player = dict(zip(point.names, point.split(found.direction), strict=True))
             for name in movers:
                 losses[name] = found.losses[point.names.index(name)]
                 parts.append(by_player[name])
-                move = advanced if attached else stepped
-                moved, kept = move(self._rules[name], slopes[name], after["opt_state"][name], after["players"][name])
-                after["players"][name], after["opt_state"][name] = moved, kept
+            self._write(after, point.by_name(found.direction), movers, advanced if attached else stepped)
         self._audited = self._audited or attached
         return after, losses, parts
+
+    def seen(self, state: PlayState, batch: Any = None) -> tuple[Any, Tensor, Callable[[], PlayState]]:
+        """(each player's loss, the norm of the joint direction, the state after a step, when asked for) at a state.
+
+        None of it need be finite; with throw, the error of a solve that failed is raised.
+        """
+        point = Point(self.game, state["players"], batch, audit=state["step"] == 0)
+        found = with_gradients(found_at, self.direction, point, throw=False)
+        if self.throw and found.solve is not None and bool(found.direction.isfinite().all()):
+            require_solved(self.direction, found)
+        losses = dict(zip(point.names, found.losses, strict=True))
+        return losses, vector_norm(found.direction), lambda: self._after(state, batch, point, found)
+
+    def _after(self, state: PlayState, batch: Any, point: Point, found: Found) -> PlayState:
+        """The state that `step` would come to, the direction at it being known."""
+        if self.turns == "alternating":
+            return with_gradients(self._moved, state, batch, throw=False)[0]
+        after = _next(state)
+        self._write(after, point.by_name(found.direction), self.game.names, stepped)
+        return after
+
+    def _write(self, after: PlayState, slopes: Any, movers: tuple[str, ...], move: Callable[..., Any]) -> None:
+        """The movers' params and optimizer state after a step along the slopes, written into `after`."""
+        for name in movers:
+            moved, kept = move(self._rules[name], slopes[name], after["opt_state"][name], after["players"][name])
+            after["players"][name], after["opt_state"][name] = moved, kept
 
     def _found(self, point: Point, movers: tuple[str, ...], *, throw: bool) -> Found:
         """The direction at the point; of the one who moves alone where it asks for no more than its gradient."""
@@ -112,3 +132,12 @@ class Play:
         if throw:
             require_finite(point, found)
         return found
+
+
+def _next(state: PlayState) -> PlayState:
+    """The next state, nobody having moved yet."""
+    return {
+        "players": dict(state["players"]),
+        "opt_state": dict(state["opt_state"]),
+        "step": state["step"] + 1,
+    }
