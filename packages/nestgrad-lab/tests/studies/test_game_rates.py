@@ -107,8 +107,8 @@ def test_angles_have_names():
 
 
 def test_no_length_leaves_the_floats(results):
-    assert study.length(1.0, 500) == 500
-    assert study.length(0.1, 5000) == 280
+    assert shared.length(1.0, 500) == 500
+    assert shared.length(0.1, 5000) == 280
     for turns in (*study.TURNS, "others"):
         rows = results[f"best, {turns}"]["rows"]
         assert np.isfinite(rows[rows[:, -2] < study.NEVER]).all()

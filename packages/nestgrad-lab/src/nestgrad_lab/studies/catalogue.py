@@ -23,6 +23,8 @@ NAMES = (
     "recurrent-regularisation",
     "split-retrain",
     "game-rates",
+    "mixed-games",
+    "mixture-gan",
 )
 """In the order of the thesis; `a-b` is the module nestgrad_lab.studies.a_b."""
 

@@ -17,6 +17,7 @@ from nestgrad_lab.studies.game_spectra import (
     as_parts,
     exponents_agree,
     least_rate,
+    length,
     played_rate,
     rate_map,
     spectra,
@@ -34,8 +35,6 @@ full: four singular values and finer grids. The thesis' figures 4.3 to 4.5 are f
 TURNS = ("simultaneous", "alternating")
 ANY = -1.0
 """In place of an argument: any."""
-LEAST = 1e-280
-"""Trajectories are not followed to where floats end."""
 NEVER = 1.0 - 1e-6
 """A best rate from here on is none: the search then makes steps as small as it can."""
 OTHERS = ("extragradient", "optimistic", "gradients")
@@ -65,12 +64,6 @@ def spectrum(settings: Settings, turns: str) -> list[complex]:
     """What `rate` asks for: eigenvalues ±iσ, or σ for players in turn."""
     values = [complex(size) for size in settings.singular_values]
     return values if turns == "alternating" else [sign * 1j * one for one in values for sign in (1, -1)]
-
-
-def length(rate: float, steps: int) -> int:
-    """So many steps that neither decay nor growth by the rate reaches where floats end."""
-    change = abs(math.log(rate)) if rate > 0 else math.inf
-    return steps if change == 0 else max(30, min(steps, int(-math.log(LEAST) / change)))
 
 
 def _best(settings: Settings, context: Context, turns: str) -> Arrays:

@@ -12,6 +12,8 @@ import numpy as np
 from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.errors import MissingPackage
 
+LEAST = 1e-280
+"""Trajectories are not followed to where floats end."""
 SETTLED = 1 / 3
 """The share of a trajectory that is left out of its rate."""
 
@@ -75,6 +77,12 @@ def least_rate(spectrum: Sequence[complex], argument: float, turns: str) -> floa
     starts = sorted(grid, key=found)[:3]
     ends = [scipy.optimize.minimize(found, start, method="Nelder-Mead", options=options).fun for start in starts]
     return min(*map(float, ends), 1.0)
+
+
+def length(rate: float, steps: int) -> int:
+    """So many steps that neither decay nor growth by the rate reaches where floats end."""
+    change = abs(math.log(rate)) if rate > 0 else math.inf
+    return steps if change == 0 else max(30, min(steps, int(-math.log(LEAST) / change)))
 
 
 def played_rate(trajectory: Array) -> float:
