@@ -28,6 +28,7 @@ from nestgrad_reference.games._products import game_jvp as game_jvp
 from nestgrad_reference.games._products import game_vjp as game_vjp
 from nestgrad_reference.tuners.baselines import Fixed as Fixed
 from nestgrad_reference.tuners.baselines import RandomMultiplier as RandomMultiplier
+from nestgrad_reference.tuners.branching_search import BranchingSearch as BranchingSearch
 from nestgrad_reference.tuners.full_horizon import FullHorizon as FullHorizon
 from nestgrad_reference.tuners.hyper_training import HyperTraining as HyperTraining
 from nestgrad_reference.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent

@@ -2,6 +2,7 @@
 
 from nestgrad_reference.tuners.baselines import Fixed as Fixed
 from nestgrad_reference.tuners.baselines import RandomMultiplier as RandomMultiplier
+from nestgrad_reference.tuners.branching_search import BranchingSearch as BranchingSearch
 from nestgrad_reference.tuners.full_horizon import FullHorizon as FullHorizon
 from nestgrad_reference.tuners.hyper_training import HyperTraining as HyperTraining
 from nestgrad_reference.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent

@@ -32,7 +32,8 @@ class Play:
         self.optimizers = check_play(game, optimizer, direction, turns)
         for name, rule in self.optimizers.items():
             require_optimizer(f"Play.optimizer of {name!r}", rule)
-        self.game, self.direction, self.turns, self.throw = game, direction, turns, throw
+        self.game, self.direction, self.throw = game, direction, throw
+        self.turns: Turns = turns
 
     def init(self, players: Any) -> PlayState:
         """The state before the first step."""
