@@ -39,6 +39,7 @@ from nestgrad._dynamics.search import Solution as Solution
 from nestgrad._dynamics.search import Spread as Spread
 from nestgrad._dynamics.search import begin_search as begin_search
 from nestgrad._dynamics.search import search_step as search_step
+from nestgrad._dynamics.search import why_stopped as why_stopped
 from nestgrad._errors import Breakdown as Breakdown
 from nestgrad._errors import DeviceMismatch as DeviceMismatch
 from nestgrad._errors import DisconnectedHyperparameter as DisconnectedHyperparameter

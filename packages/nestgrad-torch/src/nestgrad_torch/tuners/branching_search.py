@@ -14,8 +14,8 @@ from nestgrad import (
     Simultaneous,
     begin_search,
     search_step,
+    why_stopped,
 )
-from nestgrad._dynamics.search import _stopped
 from nestgrad_torch._derivatives import functional_rule
 from nestgrad_torch._dynamics.explorer import PlayExplorer
 from nestgrad_torch.tuners.play import Play
@@ -69,4 +69,4 @@ class BranchingSearch:
 
     def finished(self, state: SearchState) -> str:
         """Why the search is over, as SearchInfo.stopped says it; "" while it is not."""
-        return _stopped(self.branching, state)
+        return why_stopped(self.branching, state)

@@ -153,7 +153,7 @@ def begin_search(explorer: Explorer, starts: Any) -> SearchState:
 
 def search_step(explorer: Explorer, how: Branching, state: SearchState) -> tuple[SearchState, SearchInfo]:
     """Take the first entry of the archive and do with it what its kind asks; the state passed in is not changed."""
-    if stopped := _stopped(how, state):
+    if stopped := why_stopped(how, state):
         return state, SearchInfo(taken=None, stopped=stopped)
     after: SearchState = {
         **state,
@@ -169,7 +169,7 @@ def search_step(explorer: Explorer, how: Branching, state: SearchState) -> tuple
             _branch(explorer, how, after, taken)
         case _:
             _optimise(explorer, how, after, taken)
-    return after, SearchInfo(taken=taken, stopped=_stopped(how, after))
+    return after, SearchInfo(taken=taken, stopped=why_stopped(how, after))
 
 
 def _start(explorer: Explorer, how: Branching, state: SearchState, taken: Entry) -> None:
@@ -274,7 +274,8 @@ def _rank(how: Branching, entry: Entry) -> tuple[float, float, int]:
             return 0.0, -depth, entry["number"]
 
 
-def _stopped(how: Branching, state: SearchState) -> Literal["", "archive empty", "products", "branches"]:
+def why_stopped(how: Branching, state: SearchState) -> Literal["", "archive empty", "products", "branches"]:
+    """Why the search is over; "" while it is not."""
     if not state["archive"]:
         return "archive empty"
     if how.max_products is not None and state["products"] >= how.max_products:
