@@ -22,7 +22,11 @@ from nestgrad import (
     TunedDirection,
     check_exponents,
 )
+from nestgrad_reference._tree import Vector
 from nestgrad_reference.dynamics._map import Carried, StepMap
+
+Point = tuple[Vector, Carried]
+"""x_t, and what is carried along with it."""
 
 _SAME = 1e-9  # singular values of one direction and its neighbour in one space, as parts of the larger
 
@@ -47,10 +51,15 @@ def lyapunov_exponents(
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """What was found, with what a derivative of it needs: at each step, the directions that begin anew there."""
+    """What was found, with what a derivative of it needs: where each step began, and the directions it began with.
+
+    begin: the directions that were not carried to a step but put there, step 0 the first of these.
+    """
 
     found: LyapunovExponents
     step: StepMap
+    points: list[Point]
+    jacobians: list[np.ndarray]
     begin: dict[int, np.ndarray]
 
 
@@ -61,9 +70,9 @@ def sought(
     check_exponents(caller, num_steps, method)
     step = StepMap(caller, update, point)
     start = _start(step, method, directions)
-    jacobians, x, carried = _trajectory(step, num_steps, throw)
+    points, jacobians = _trajectory(step, num_steps, throw)
     begin = _begin(method, jacobians, start)
-    logs, _ = _sweep(jacobians, begin)
+    logs, _ = sweep(jacobians, begin)
     exponents = logs / num_steps
     if throw and np.isnan(exponents).any():
         step.require_finite(np.where(np.isnan(exponents), np.nan, 0.0), f"exponents of {num_steps} steps")
@@ -72,10 +81,10 @@ def sought(
     found = LyapunovExponents(
         exponents=exponents,
         directions=step.directions_as_tree(begin[0]),
-        end=step.as_tree(x, carried),
+        end=step.as_tree(*points[-1]),
         products=num_steps * count * (2 * rounds + 1),
     )
-    return Sought(found, step, begin)
+    return Sought(found, step, points, jacobians, begin)
 
 
 def _start(step: StepMap, method: ExponentMethod, directions: Any) -> np.ndarray:
@@ -85,7 +94,7 @@ def _start(step: StepMap, method: ExponentMethod, directions: Any) -> np.ndarray
         if count is None:
             return np.eye(step.size)
         _at_most(step, count, f"num_exponents={count}")
-        return _orthonormal(np.random.default_rng(method.seed).normal(size=(count, step.size)).T)[0]
+        return orthonormal(np.random.default_rng(method.seed).normal(size=(count, step.size)).T)[0]
     given = step.directions_as_columns(directions)
     if count is not None and given.shape[1] != count:
         raise InvalidInput(
@@ -106,7 +115,7 @@ def _at_most(step: StepMap, count: int, what: str) -> None:
 def _independent(step: StepMap, given: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(given, axis=0)
     safe = np.where(np.isfinite(lengths) & (lengths > 0.0), lengths, np.nan)
-    found, left = _orthonormal(given / safe)
+    found, left = orthonormal(given / safe)
     limit = 10.0 * step.size * np.finfo(np.float64).eps
     for which, rest in enumerate(left):
         if not rest > limit:
@@ -118,20 +127,19 @@ def _independent(step: StepMap, given: np.ndarray) -> np.ndarray:
     return found
 
 
-def _trajectory(step: StepMap, num_steps: int, throw: bool) -> tuple[list[np.ndarray], np.ndarray, Carried]:
-    """(J_0 to J_{k-1}, x_k, what is carried)."""
-    x, carried = step.vector, step.carried
+def _trajectory(step: StepMap, num_steps: int, throw: bool) -> tuple[list[Point], list[np.ndarray]]:
+    """(x_0 to x_k, J_0 to J_{k-1})."""
     if throw:
-        step.require_finite(x, "point at step 0")
-    jacobians: list[np.ndarray] = []
+        step.require_finite(step.vector, "point at step 0")
+    points, jacobians = [(step.vector, step.carried)], list[np.ndarray]()
     for count in range(1, num_steps + 1):
-        jacobian = np.asarray(step.jacobian(x, carried))
-        x, carried = step(x, carried)
+        jacobian, x, carried = step.linearize(*points[-1])
         if throw:
             step.require_finite(x, f"point at step {count}")
             step.require_finite(jacobian, f"Jacobian of step {count}")
+        points.append((x, carried))
         jacobians.append(jacobian)
-    return jacobians, x, carried
+    return points, jacobians
 
 
 def _begin(method: ExponentMethod, jacobians: Sequence[np.ndarray], start: np.ndarray) -> dict[int, np.ndarray]:
@@ -139,8 +147,8 @@ def _begin(method: ExponentMethod, jacobians: Sequence[np.ndarray], start: np.nd
     match method:
         case ExponentSpectrum(refinements=rounds):
             for _ in range(rounds):
-                _, end = _sweep(jacobians, {0: start})
-                _, start = _sweep([jacobian.T for jacobian in reversed(jacobians)], {0: end})
+                _, end = sweep(jacobians, {0: start})
+                _, start = sweep([jacobian.T for jacobian in reversed(jacobians)], {0: end})
             return {0: start}
         case LargestExponent():
             return {0: _leading(_product(jacobians), start)}
@@ -150,17 +158,17 @@ def _begin(method: ExponentMethod, jacobians: Sequence[np.ndarray], start: np.nd
             return {count: _leading(jacobian, start) for count, jacobian in enumerate(jacobians)}
 
 
-def _sweep(matrices: Sequence[np.ndarray], begin: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def sweep(matrices: Sequence[np.ndarray], begin: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(Σ_t ln (R_t)_ii, the last Q)."""
     columns, logs = begin[0], np.zeros(begin[0].shape[1])
     for count, matrix in enumerate(matrices):
-        columns, diagonal = _orthonormal(matrix @ begin.get(count, columns))
+        columns, diagonal = orthonormal(matrix @ begin.get(count, columns))
         with np.errstate(divide="ignore"):
             logs = logs + np.log(diagonal)
     return logs, columns
 
 
-def _orthonormal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def orthonormal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(Q, the diagonal of R), the diagonal not negative."""
     q, r = np.linalg.qr(columns)
     diagonal = np.diagonal(r)

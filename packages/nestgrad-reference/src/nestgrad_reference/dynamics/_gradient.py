@@ -1,4 +1,7 @@
-"""The derivative of exponents in the point, by autograd through every step and its dense Jacobian."""
+"""The derivative of exponents in the point: back through the steps, each by autograd with its directions constant.
+
+With Y = J Q and Y = Q' R at a step, its share of the exponents is ln diag R; what follows depends on it by x' and Q'.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,7 @@ import numpy as np
 from nestgrad import ExponentGradient, ExponentMethod, ExponentObjective, ExponentSpectrum, check_exponents
 from nestgrad_reference._derivatives import independence_is_no_news
 from nestgrad_reference._tree import Vector, plain, xp
-from nestgrad_reference.dynamics._exponents import sought
-from nestgrad_reference.dynamics._map import StepMap
+from nestgrad_reference.dynamics._exponents import Sought, orthonormal, sought
 
 
 def lyapunov_gradient(
@@ -33,70 +35,96 @@ def lyapunov_gradient(
     """
     check_exponents("lyapunov_gradient", num_steps, method, objective)
     at = sought("lyapunov_gradient", update, point, num_steps, method, directions, throw)
-
-    def value(x: Any) -> Any:
-        return _objective(_exponents(at.step, x, at.begin, num_steps), objective)
-
+    exponents = at.found.exponents
+    value, weights = _objective(exponents, objective)
     with independence_is_no_news():
-        found, slopes = autograd.value_and_grad(value)(at.step.vector)  # pyright: ignore[reportCallIssue]
+        slopes = _back(at, weights / num_steps)
     if throw:
-        at.step.require_finite(np.atleast_1d(found), f"the {objective} of the exponents")
+        at.step.require_finite(np.atleast_1d(value), f"the {objective} of the exponents")
         at.step.require_finite(slopes, f"derivative of the {objective} of the exponents")
-    sweep = num_steps * len(at.found.exponents)
     return ExponentGradient(
-        value=np.asarray(found),
+        value=np.asarray(value),
         gradient=at.step.gradient_as_tree(slopes),
         found=at.found,
-        products=at.found.products + 2 * sweep,
+        products=at.found.products + 2 * num_steps * len(exponents),
     )
 
 
-def _exponents(step: StepMap, x: Any, begin: dict[int, np.ndarray], num_steps: int) -> list[Any]:
-    """λ_1 to λ_m, differentiable in x."""
-    carried, columns, totals = step.carried, list(begin[0].T), [0.0] * begin[0].shape[1]
-    for count in range(num_steps):
-        columns = list(begin[count].T) if count in begin else columns
-        jacobian = step.jacobian(x, carried)
-        columns, sizes = _orthonormal([xp.dot(jacobian, column) for column in columns])
-        totals = [total + _log(size) for total, size in zip(totals, sizes, strict=True)]
-        x, carried = step(x, carried)
-    return [total / num_steps for total in totals]
-
-
-def _orthonormal(columns: list[Any]) -> tuple[list[Any], list[Any]]:
-    """(q_i, (R)_ii) by Gram and Schmidt, twice for each column, as once leaves an error of the condition number.
-
-    One that is zero has the same q as in the sweep that found the exponents, a constant.
-    """
-    whole = np.stack([plain(column) for column in columns], axis=1)
-    found: list[Any] = []
-    sizes: list[Any] = []
-    for which, column in enumerate(columns):
-        left = column
-        for _ in range(2):
-            left = left - sum(q * xp.dot(q, left) for q in found)
-        squared = xp.dot(left, left)
-        if plain(squared) == 0.0:
-            sizes.append(0.0)
-            found.append(np.linalg.qr(whole)[0][:, which])
-        else:
-            sizes.append(xp.sqrt(squared))
-            found.append(left / sizes[-1])
-    return found, sizes
-
-
-def _log(size: Any) -> Any:
-    return xp.log(size) if plain(size) != 0.0 else -np.inf
-
-
-def _objective(exponents: list[Any], objective: ExponentObjective) -> Any:
-    numbers: Vector = np.array([plain(exponent) for exponent in exponents])
+def _objective(exponents: Vector, objective: ExponentObjective) -> tuple[float, Vector]:
+    """(its value, its derivative in each exponent)."""
     match objective:
         case "largest":
-            return exponents[int(np.argmax(numbers))]
+            which = np.arange(exponents.size) == np.argmax(exponents)
         case "smallest":
-            return exponents[int(np.argmin(numbers))]
+            which = np.arange(exponents.size) == np.argmin(exponents)
         case "sum":
-            return sum(exponents)
+            which = np.ones(exponents.size, bool)
         case "entropy":
-            return sum((exponent for exponent in exponents if plain(exponent) > 0.0), start=0.0)
+            which = ~(exponents <= 0.0)
+    return float(exponents[which].sum()), which.astype(float)
+
+
+def _back(at: Sought, weights: Vector) -> Vector:
+    """d Σ_i weights_i Σ_t ln (R_t)_ii / dx_0."""
+    entering = _entering(at)
+    of_x, of_q = np.zeros(at.step.size), np.zeros_like(entering[0])
+    for count in reversed(range(len(at.jacobians))):
+        jacobian, columns = at.jacobians[count], entering[count]
+        of_y = _of_images(jacobian @ columns, of_q, weights)
+        of_x = jacobian.T @ of_x + _of_jacobian(at, count, columns, of_y)
+        of_q = np.zeros_like(of_q) if count in at.begin else jacobian.T @ of_y
+    return of_x
+
+
+def _entering(at: Sought) -> list[np.ndarray]:
+    """Q_0 to Q_{k-1}."""
+    found: list[np.ndarray] = []
+    columns = at.begin[0]
+    for count, jacobian in enumerate(at.jacobians):
+        found.append(at.begin.get(count, columns))
+        columns, _ = orthonormal(jacobian @ found[-1])
+    return found
+
+
+def _of_images(images: np.ndarray, of_q: np.ndarray, weights: Vector) -> np.ndarray:
+    """The derivative of ⟨of_q, Q'⟩ + Σ weights_i ln R_ii in Y."""
+
+    def value(y: Any) -> Any:
+        columns, logs = _gram_schmidt(y)
+        pairs = zip(columns, of_q.T, logs, weights, strict=True)
+        return sum(xp.dot(column, slope) + weight * log for column, slope, log, weight in pairs)
+
+    return autograd.grad(value)(images)  # pyright: ignore[reportCallIssue]
+
+
+def _of_jacobian(at: Sought, count: int, columns: np.ndarray, of_y: np.ndarray) -> Vector:
+    """The derivative of ⟨of_y, J(x) Q⟩ in x, at a step."""
+    x, carried = at.points[count]
+
+    def value(y: Any) -> Any:
+        back, _, _ = at.step.pullback(y, carried)
+        return sum(xp.dot(back(slope), column) for slope, column in zip(of_y.T, columns.T, strict=True))
+
+    return autograd.grad(value)(x)  # pyright: ignore[reportCallIssue]
+
+
+def _gram_schmidt(y: Any) -> tuple[list[Any], list[Any]]:
+    """(q_i, ln R_ii), twice for each column, as once leaves an error of the condition number.
+
+    One that is wiped out has the same q as in the sweep that found the exponents, a constant, and so has its logarithm.
+    """
+    columns: list[Any] = []
+    logs: list[Any] = []
+    for which in range(y.shape[1]):
+        left = y[:, which]
+        for _ in range(2):
+            left = left - sum(q * xp.dot(q, left) for q in columns)
+        scale = np.abs(plain(left)).max()  # a constant, so that squares neither under- nor overflow
+        if scale > 0.0:
+            squared = xp.sum((left / scale) ** 2)
+            columns.append(left / scale / xp.sqrt(squared))
+            logs.append(np.log(scale) + 0.5 * xp.log(squared))
+        else:
+            columns.append(orthonormal(plain(y))[0][:, which])
+            logs.append(0.0)
+    return columns, logs

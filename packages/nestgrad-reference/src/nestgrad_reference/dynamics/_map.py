@@ -10,7 +10,7 @@ import numpy as np
 
 from nestgrad import InvalidInput, NonFinite, Stats, Status, tree
 from nestgrad_reference._derivatives import independence_is_no_news
-from nestgrad_reference._tree import Vector, concatenate, shaped, unboxed, xp
+from nestgrad_reference._tree import Vector, concatenate, plain, shaped, unboxed, xp
 
 Carried = list[Any]
 """The leaves that hold no floating-point numbers, in the tree's own order."""
@@ -65,11 +65,25 @@ class StepMap:
                 after.append(value)
         return self._joined(leaves), after
 
-    def jacobian(self, x: Any, carried: Carried) -> Any:
-        """∂Φ/∂x, (n, n), differentiable as often as Φ is, less one."""
+    def linearize(self, x: Vector, carried: Carried) -> tuple[np.ndarray, Vector, Carried]:
+        """(∂Φ/∂x (n, n), and Φ), each row by one reverse pass."""
         with independence_is_no_news():
-            rows = autograd.jacobian(lambda y: self(y, carried)[0])(x)  # pyright: ignore[reportCallIssue]
-        return xp.reshape(rows, (self.size, self.size))
+            back, following, after = self.pullback(x, carried)
+            rows = [back(unit) for unit in np.eye(self.size)]
+        return np.array(rows), plain(following), after
+
+    def pullback(self, x: Any, carried: Carried) -> tuple[Callable[[Any], Any], Any, Carried]:
+        """(c -> (∂Φ/∂x)ᵀ c, and Φ), all differentiable in x."""
+        others: list[Carried] = []
+
+        def moved(y: Any) -> Any:
+            following, after = self(y, carried)
+            others.append(after)
+            return following
+
+        made: Any = autograd.make_vjp(moved)
+        back, following = made(x)
+        return back, following, others[0]
 
     def as_tree(self, x: Any, carried: Carried) -> Any:
         """The tree of which this is the vector."""

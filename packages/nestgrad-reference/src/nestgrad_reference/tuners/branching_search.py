@@ -26,8 +26,8 @@ from nestgrad import (
     Turns,
     begin_search,
     search_step,
-    why_stopped,
     tree,
+    why_stopped,
 )
 from nestgrad_reference.dynamics._exponents import lyapunov_exponents
 from nestgrad_reference.dynamics._gradient import lyapunov_gradient
