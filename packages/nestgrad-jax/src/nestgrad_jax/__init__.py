@@ -14,6 +14,8 @@ from nestgrad_jax._backend import hypergradient_jvp as hypergradient_jvp
 from nestgrad_jax._backend import hypergradients as hypergradients
 from nestgrad_jax._backend import supports as supports
 from nestgrad_jax._best_response import best_response as best_response
+from nestgrad_jax._dynamics.exponents import lyapunov_exponents as lyapunov_exponents
+from nestgrad_jax._dynamics.exponents import lyapunov_gradient as lyapunov_gradient
 from nestgrad_jax._games.products import game_direction as game_direction
 from nestgrad_jax._games.products import game_jacobian as game_jacobian
 from nestgrad_jax._games.products import game_jvp as game_jvp
@@ -28,6 +30,7 @@ from nestgrad_jax._solvers._common import Solve as Solve
 from nestgrad_jax._verify import verify as verify
 from nestgrad_jax.tuners.baselines import Fixed as Fixed
 from nestgrad_jax.tuners.baselines import RandomMultiplier as RandomMultiplier
+from nestgrad_jax.tuners.branching_search import BranchingSearch as BranchingSearch
 from nestgrad_jax.tuners.full_horizon import FullHorizon as FullHorizon
 from nestgrad_jax.tuners.hyper_training import HyperTraining as HyperTraining
 from nestgrad_jax.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent

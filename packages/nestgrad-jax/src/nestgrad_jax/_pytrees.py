@@ -6,11 +6,31 @@ from dataclasses import fields
 
 import jax
 
-from nestgrad import GameDirection, HyperGradient, HyperGradientJVP, OnePassInfo, PlayInfo, Stats
+from nestgrad import (
+    ExponentGradient,
+    GameDirection,
+    HyperGradient,
+    HyperGradientJVP,
+    LyapunovExponents,
+    OnePassInfo,
+    PlayInfo,
+    Stats,
+)
 
 _STATIC: dict[type, tuple[str, ...]] = {Stats: ("eps",)}
 
-for _kind in (Stats, HyperGradient, HyperGradientJVP, OnePassInfo, GameDirection, PlayInfo):
+_KINDS = (
+    Stats,
+    HyperGradient,
+    HyperGradientJVP,
+    OnePassInfo,
+    GameDirection,
+    PlayInfo,
+    LyapunovExponents,
+    ExponentGradient,
+)
+
+for _kind in _KINDS:
     _static = _STATIC.get(_kind, ())
     jax.tree_util.register_dataclass(
         _kind,

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from nestgrad import (
@@ -25,7 +25,7 @@ from nestgrad import (
 )
 from nestgrad_jax._games.field import Field
 from nestgrad_jax._solvers import gmres  # noqa: F401  (fills the table)
-from nestgrad_jax._solvers._common import SOLVERS, Solve, System
+from nestgrad_jax._solvers._common import SOLVERS, Operator, Solve, System
 from nestgrad_jax._tree import dot, entries, flat, power_of_two, tree_norm
 
 
@@ -127,11 +127,12 @@ def sos(spec: SOS, field: Field, players: Any) -> Found:
     gradient, push, losses = field.across(players)
     ahead = _less(gradient, spec.look_ahead, push(gradient))
     shaping = jax.tree.map(lambda x: -spec.look_ahead * x, field.shaping(players))
-    along, size = _dot(shaping, ahead), tree_norm(gradient)
+    along, square = _dot(shaping, ahead), _dot(gradient, gradient)
     against = along < 0
     bound = -spec.a * _dot(ahead, ahead) / jnp.where(against, along, -jnp.ones_like(along))
     first = jnp.where(against, jnp.minimum(jnp.ones_like(bound), bound), jnp.ones_like(bound))
-    second = jnp.where(size < spec.b, size**2, jnp.ones_like(size))
+    # |ξ| itself has no derivative where it is zero.
+    second = jnp.where(square < spec.b**2, square, jnp.ones_like(square))
     share = jnp.minimum(first, second)
     return Found(losses=losses, gradient=gradient, direction=_less(ahead, -share, shaping), products=2)
 
@@ -141,23 +142,31 @@ def competitive_gradient(spec: CompetitiveGradient, field: Field, players: Any) 
     """As many products as GMRES takes."""
     gradient, push, losses = field.across(players)
     vector, restore = ravel_pytree(gradient)
-    scale = power_of_two(tree_norm(gradient))
 
     def apply(x: Array) -> Array:
         return x + spec.step_size * flat(push(restore(x)))
 
-    def adjoint(x: Array) -> Array:
-        return jax.linear_transpose(apply, x)(x)[0]
+    def solution(apply: Operator, rhs: Array) -> tuple[Array, Solve]:
+        scale = power_of_two(tree_norm(rhs))
+        whole = System(
+            apply=apply,
+            adjoint=lambda x: jax.linear_transpose(apply, x)(x)[0],
+            rhs=rhs / scale,
+            scale=scale,
+            symmetric=False,
+        )
+        solve = SOLVERS(GMRES(rtol=spec.rtol, max_steps=spec.max_steps), whole)
+        found = jnp.where(solve.status <= int(Status.IDLE), scale * solve.solution, jnp.full_like(rhs, jnp.nan))
+        return found, replace(solve, solution=None, residual_norm=scale * solve.residual_norm)
 
-    whole = System(apply=apply, adjoint=adjoint, rhs=vector / scale, scale=scale, symmetric=False)
-    solve = SOLVERS(GMRES(rtol=spec.rtol, max_steps=spec.max_steps), whole)
-    found = jnp.where(solve.status <= int(Status.IDLE), scale * solve.solution, jnp.full_like(vector, jnp.nan))
+    # Its derivatives are solves of their own, not those of the steps that a solve took.
+    found, solve = lax.custom_linear_solve(apply, vector, solution, solution, has_aux=True)
     return Found(
         losses=losses,
         gradient=gradient,
         direction=restore(found),
         products=solve.products,
-        solve=replace(solve, solution=None, residual_norm=scale * solve.residual_norm),
+        solve=solve,
     )
 
 

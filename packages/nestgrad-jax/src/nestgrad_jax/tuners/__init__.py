@@ -2,6 +2,7 @@
 
 from nestgrad_jax.tuners.baselines import Fixed as Fixed
 from nestgrad_jax.tuners.baselines import RandomMultiplier as RandomMultiplier
+from nestgrad_jax.tuners.branching_search import BranchingSearch as BranchingSearch
 from nestgrad_jax.tuners.full_horizon import FullHorizon as FullHorizon
 from nestgrad_jax.tuners.hyper_training import HyperTraining as HyperTraining
 from nestgrad_jax.tuners.hypergradient_descent import HypergradientDescent as HypergradientDescent
