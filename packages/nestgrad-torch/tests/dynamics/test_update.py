@@ -103,8 +103,8 @@ def test_a_loss_without_second_derivatives_is_named():
 
     point = {"w": torch.tensor([0.3, 0.4], dtype=D)}
     for loss, named in (
-        (lambda p, _: Once.apply(p["w"]).sum(), "once_differentiable"),
-        (lambda p, _: torch.nn.functional.hardsigmoid(p["w"]).sum(), "hardsigmoid"),
+        (lambda p, _: Once.apply(p["w"]).square().sum(), "once_differentiable"),
+        (lambda p, _: torch.nn.functional.multi_margin_loss(p["w"][None], torch.tensor([0])), "multi_margin_loss"),
     ):
         play = ng.Play(ng.Game({"w": loss}), optimizer=ng.optim.sgd(0.1))
         with pytest.raises(ng.DoubleBackwardUnsupported, match=named):

@@ -60,9 +60,10 @@ class Point:
     def slope(self, which: int) -> tuple[Tensor, Tensor]:
         """(L_i, ∂L_i/∂ω_i), without a graph unless attached."""
         loss = self.loss(which)
+        slope = gradient_of(loss, self.leaves[which], graph=self.attached)
         if self.attached and self.audit:
-            require_twice_differentiable(loss, None)
-        return loss.detach(), gradient_of(loss, self.leaves[which], graph=self.attached)
+            _require_derivatives(loss, [slope])
+        return loss.detach(), slope
 
     def slopes(self) -> tuple[list[Tensor], Tensor]:
         """(losses, ĝ), without a graph unless attached."""
@@ -92,10 +93,10 @@ class Linear:
         self._table: list[dict[int, Tensor]] = []
         for i in range(len(point.names)):
             loss = point.loss(i)
-            if point.audit:
-                require_twice_differentiable(loss, None)
             held = [i] if own else list(range(len(point.names)))
             slopes = _with_graph(loss, [point.leaves[j] for j in held])
+            if point.audit:
+                _require_derivatives(loss, slopes)
             self._table.append({j: slope for j, slope in zip(held, slopes, strict=True) if slope is not None})
             self.losses.append(loss.detach())
         self.own = [self._slope(i, i) for i in range(len(point.names))]
@@ -179,6 +180,13 @@ def _attached(leaves: list[Tensor]) -> Tensor:
     """All in one new vector of their graph, or of one that begins here."""
     vector = flat(leaves)
     return vector if vector.requires_grad else vector.requires_grad_()
+
+
+def _require_derivatives(loss: Tensor, slopes: Iterable[Tensor | None]) -> None:
+    """Refuse by name what torch would pass by without a word, in the graph of a loss or in those of its gradients."""
+    for result in (loss, *slopes):
+        if result is not None:
+            require_twice_differentiable(result, None)
 
 
 def _refuse_empty(players: dict[str, Any]) -> None:
