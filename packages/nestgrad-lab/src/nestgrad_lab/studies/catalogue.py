@@ -25,6 +25,7 @@ NAMES = (
     "game-rates",
     "mixed-games",
     "mixture-gan",
+    "logistic-map",
 )
 """In the order of the thesis; `a-b` is the module nestgrad_lab.studies.a_b."""
 

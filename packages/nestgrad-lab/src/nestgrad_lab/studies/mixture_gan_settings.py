@@ -29,10 +29,10 @@ class Settings:
     layers: int = 2
     batch: int = 64
     steps: int = 5000
-    step_sizes: tuple[float, ...] = (0.03, 0.1, 0.3)
-    moduli: tuple[float, ...] = (0.3, 0.6, 0.9)
+    step_sizes: tuple[float, ...] = (0.01, 0.03, 0.1)
+    moduli: tuple[float, ...] = (0.3, 0.6, 0.8, 0.9)
     arguments: tuple[float, ...] = (0.0, math.pi / 8, math.pi / 4, math.pi / 2, math.pi)
-    choosing_seeds: int = 2
+    choosing_seeds: int = 3
     judging_seeds: int = 5
     looks: int = 3
     samples: int = 1000
@@ -49,7 +49,7 @@ FULL = dataclasses.replace(
     step_sizes=(0.003, 0.01, 0.03, 0.1, 0.3),
     moduli=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
     arguments=tuple(k * math.pi / 8 for k in range(9)),
-    choosing_seeds=3,
+    choosing_seeds=5,
 )
 
 
