@@ -77,12 +77,12 @@ def flatten(values: Any) -> tuple[Vector, Callable[[Any], Any]]:
         parts = [xp.reshape(vector[end - x.size : end], x.shape) for x, end in zip(leaves, ends, strict=True)]
         return tree.unflatten(values, parts)
 
-    return np.concatenate([leaf.reshape(-1) for leaf in leaves]), restore
+    return np.concatenate([np.zeros(0), *(leaf.reshape(-1) for leaf in leaves)]), restore
 
 
 def concatenate(values: Any) -> Any:
     """The tree's entries as one vector, differentiably."""
-    return xp.concatenate([xp.reshape(leaf, (-1,)) for leaf in tree.leaves(values)])
+    return xp.concatenate([np.zeros(0), *(xp.reshape(leaf, (-1,)) for leaf in tree.leaves(values))])
 
 
 def matched(like: Any, other: Any, title: str) -> list[Any]:

@@ -17,7 +17,8 @@ class SGD:
     """d = g + weight_decay · w;  v ← momentum · v + (1 - dampening) d;  update = -learning_rate ⊙ v.
 
     On the first step v = d whatever the dampening; with nesterov the update is -learning_rate ⊙ (d + momentum · v).
-    The state is {"trace": v}, v zero at first, and beside it "count" where there is a dampening.
+    The state is {"trace": v}, v zero at first, and beside it "count" where there is a dampening; with momentum the
+    number 0 the trace is None.
     """
 
     learning_rate: Any
@@ -33,8 +34,9 @@ class SGD:
             )
 
     def init(self, params: Any) -> Any:
-        """A zero trace."""
-        return {"trace": tree.map(np.zeros_like, params), **({"count": 0} if self._damped else {})}
+        """A zero trace, or none when momentum is the number 0; a zero count where there is a dampening."""
+        trace = None if _is_zero(self.momentum) else tree.map(np.zeros_like, params)
+        return {"trace": trace, **({"count": 0} if self._damped else {})}
 
     def update(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """(-learning_rate ⊙ v, new state)."""
@@ -42,14 +44,18 @@ class SGD:
         rate, momentum, decay, dampening = (spread(x, params) for x in settings)
         slopes = tree.map(lambda g, w, xi: g + xi * w, grads, params, decay)
         share = tree.map(lambda tau: 1.0 - tau if state.get("count") else 1.0, dampening)
-        trace = tree.map(lambda v, d, mu, s: mu * v + s * d, state["trace"], slopes, momentum, share)
+        if state["trace"] is None:
+            trace = tree.map(lambda d, s: s * d, slopes, share)
+        else:
+            trace = tree.map(lambda v, d, mu, s: mu * v + s * d, state["trace"], slopes, momentum, share)
         moves = tree.map(lambda d, v, mu: d + mu * v, slopes, trace, momentum) if self.nesterov else trace
         counted = {"count": state["count"] + 1} if self._damped else {}
-        return tree.map(lambda x, eta: -eta * x, moves, rate), {"trace": trace, **counted}
+        kept = None if state["trace"] is None else trace
+        return tree.map(lambda x, eta: -eta * x, moves, rate), {"trace": kept, **counted}
 
     @property
     def _damped(self) -> bool:
-        return not (isinstance(self.dampening, (int, float)) and self.dampening == 0)
+        return not _is_zero(self.dampening)
 
 
 @schedulable
@@ -58,3 +64,8 @@ def sgd(
 ) -> SGD:
     """Functional SGD; see SGD for the formula."""
     return SGD(learning_rate, momentum, weight_decay, dampening, nesterov)
+
+
+def _is_zero(setting: Any) -> bool:
+    """Whether it is the number 0, and not an array or a box in which a derivative may be taken."""
+    return isinstance(setting, (int, float)) and setting == 0
