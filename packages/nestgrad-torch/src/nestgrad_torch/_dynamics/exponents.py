@@ -68,10 +68,15 @@ def sought(
 
 
 def _spectrum(chain: Chain, columns: Tensor, refinements: int) -> tuple[Sought, Tensor]:
+    swept = forwards(chain, columns)
+    fine = swept.fine
     for _ in range(refinements):
-        columns = back(chain, forwards(chain, columns).columns).columns
+        columns = back(chain, swept.columns).columns
+        swept = forwards(chain, columns)
+        # Of the first sweep that met what is not finite, as those after it have it from their start.
+        fine = torch.where(fine <= chain.num_steps, fine, swept.fine)
     products = (2 * refinements + 1) * chain.num_steps * columns.shape[1]
-    return _of(chain, columns, forwards(chain, columns), products)
+    return _of(chain, columns, swept, products)[0], fine
 
 
 def _largest(chain: Chain, column: Tensor, spec: LargestExponent, *, throw: bool) -> tuple[Sought, Tensor]:
