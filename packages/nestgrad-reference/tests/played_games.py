@@ -96,3 +96,17 @@ THREE = {
     "c": np.array([0.9, -0.2, 0.5]),
 }
 """In another order than the game's."""
+
+
+def ipd(discount=0.96):
+    """The iterated prisoner's dilemma: five logits each, of cooperating at first and after CC, CD, DC, DD (own first)."""
+
+    def loss(players, of):
+        p, q = sigmoid(players["one"]), sigmoid(players["two"])[np.array([0, 1, 3, 2, 4])]
+        joint = anp.stack([p * q, p * (1.0 - q), (1.0 - p) * q, (1.0 - p) * (1.0 - q)], axis=1)
+        visits = anp.linalg.solve(anp.eye(4) - discount * anp.transpose(joint[1:]), joint[0])
+        return -(1.0 - discount) * anp.dot(visits, np.array(of))
+
+    return ng.Game(
+        {"one": lambda p, _: loss(p, [-1.0, -3.0, 0.0, -2.0]), "two": lambda p, _: loss(p, [-1.0, 0.0, -3.0, -2.0])}
+    )

@@ -150,7 +150,7 @@ def test_a_derivative_that_is_not_finite_is_named():
     [
         (
             lambda: ng.lyapunov_gradient(curved, POINT, num_steps=2, objective="mean"),
-            "objective 'mean', limit: largest",
+            "objective 'mean', limit",
         ),
         (lambda: ng.lyapunov_gradient(curved, POINT, num_steps=1.5), "lyapunov_gradient: num_steps=1.5, limit: an int"),
         (lambda: ng.lyapunov_gradient(curved, {"n": 1}, num_steps=1), "lyapunov_gradient: point has 0 floating leaves"),

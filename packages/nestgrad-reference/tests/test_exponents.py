@@ -180,12 +180,9 @@ def test_the_order_in_which_a_mapping_is_written_does_not_matter():
 
 
 def test_draws_are_the_seeds_own():
-    state = np.random.get_state()[1].copy()
-    drawn = [
-        spectrum(curved, POINT, 3, method=ng.ExponentSpectrum(num_exponents=1, seed=seed))[0] for seed in (7, 7, 8)
-    ]
+    methods = [ng.ExponentSpectrum(num_exponents=1, seed=seed) for seed in (7, 7, 8)]
+    drawn = [spectrum(curved, POINT, 3, method=method)[0] for method in methods]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert np.array_equal(np.random.get_state()[1], state)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -193,7 +190,7 @@ def test_a_point_that_is_not_finite_is_named_by_its_step():
     def grow(x):
         return x**2
 
-    with pytest.raises(ng.NonFinite, match="point at step 3: 1 of 2 entries are NaN or infinite, limit 0. Remedy"):
+    with pytest.raises(ng.NonFinite, match=r"point at step 3: 1 of 2 entries are NaN or infinite, limit 0\. Remedy"):
         ng.lyapunov_exponents(grow, np.array([1e60, 0.5]), num_steps=5)
     with pytest.raises(ng.NonFinite, match="point at step 0"):
         ng.lyapunov_exponents(grow, np.array([np.nan, 0.5]), num_steps=5)
