@@ -13,8 +13,8 @@ D = torch.float64
 MIX = torch.tensor([[0.5, -1.0, 0.25], [1.5, 0.75, -0.5], [-0.25, 1.0, 1.25]], dtype=D)
 POINT = {"w": torch.tensor([0.3, -0.7, 1.1], dtype=D)}
 GIVEN = {"w": torch.tensor([[1.0, 2.0, -1.0], [0.5, 0.0, 1.0]], dtype=D)}
-LARGEST = ng.LargestExponent(rtol=1e-10, max_refinements=10_000)
-TUNED = ng.TunedDirection(rtol=1e-10, max_refinements=10_000)
+LARGEST = ng.LargestExponent(rtol=1e-8, max_refinements=10_000)
+TUNED = ng.TunedDirection(rtol=1e-8, max_refinements=10_000)
 
 
 def turn(p):
@@ -38,7 +38,7 @@ REFERENCE = {
 def test_derivatives_are_the_references(case):
     given, expected = REFERENCE[case]
     found = ng.lyapunov_gradient(turn, POINT, num_steps=6, **{"objective": case, **given})
-    assert found.gradient["w"].tolist() == pytest.approx(expected, abs=1e-9 if "method" in given else 1e-13)
+    assert found.gradient["w"].tolist() == pytest.approx(expected, abs=1e-7 if "method" in given else 1e-13)
 
 
 def objective(name, exponents):
@@ -78,11 +78,11 @@ def test_derivatives_are_those_of_differences(name, num_steps):
 @pytest.mark.parametrize("method", [LARGEST, TUNED], ids=["largest", "tuned"])
 def test_where_directions_are_sought_it_is_the_singular_values_own(method):
     def value(w):
-        return ng.lyapunov_exponents(turn, {"w": w}, num_steps=20, method=method).exponents[0]
+        return ng.lyapunov_exponents(turn, {"w": w}, num_steps=8, method=method).exponents[0]
 
-    found = ng.lyapunov_gradient(turn, POINT, num_steps=20, method=method)
+    found = ng.lyapunov_gradient(turn, POINT, num_steps=8, method=method)
     assert torch.allclose(found.gradient["w"], differences(value), rtol=1e-5, atol=1e-7)
-    assert found.products == found.found.products + 40
+    assert found.products == found.found.products + 16
 
 
 def test_two_products_for_each_that_it_goes_through_up_to_the_last_column_that_matters():
@@ -135,8 +135,20 @@ def test_exponents_and_end_are_in_the_graph_of_a_point_that_requires_grad():
 
 
 def test_what_has_no_derivative_is_named():
+    class Bent(torch.autograd.Function):
+        """x^(3/2) for x ≥ 0, whose second derivative at 0 is infinite."""
+
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x.sqrt()
+
+        @staticmethod
+        def backward(ctx, slope):
+            return 1.5 * slope * ctx.saved_tensors[0].sqrt()
+
     def bent(p):
-        return {"w": 2.0 * p["w"] + (p["w"] - p["w"].detach()).abs() ** 1.5}
+        return {"w": 2.0 * p["w"] + Bent.apply(p["w"] - p["w"].detach())}
 
     small = {"w": POINT["w"] / 10}
     with pytest.raises(ng.NonFinite, match="the smallest of the exponents: 1 of 1 entries are NaN or infinite"):
@@ -168,12 +180,12 @@ def test_graphs_and_states_kept_do_not_grow_with_the_steps(monkeypatch, small, k
     if not small:
         monkeypatch.setattr(chain, "_SMALL", 0)
     figures = []
-    for num_steps in (64, 512):
+    for num_steps in (32, 256):
         most.update(graphs=0, states=0)
         ng.lyapunov_gradient(turn, POINT, num_steps=num_steps)
         figures.append(dict(most))
     assert figures[0]["graphs"] == figures[1]["graphs"] <= kept + 2
-    assert figures[1]["states"] - figures[0]["states"] <= 3  # log2(512 / 64)
+    assert figures[1]["states"] - figures[0]["states"] <= 3  # log2(256 / 32)
     assert figures[0]["states"] <= 2 * chain.SEGMENT + 6
     most.update(graphs=0, states=0)
     ng.lyapunov_exponents(turn, POINT, num_steps=64)
