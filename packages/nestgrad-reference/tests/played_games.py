@@ -99,7 +99,7 @@ THREE = {
 
 
 def ipd(discount=0.96):
-    """The iterated prisoner's dilemma: five logits each, of cooperating at first and after CC, CD, DC, DD (own first)."""
+    """The iterated prisoner's dilemma: logits of cooperating at first and after CC, CD, DC, DD, one's own first."""
 
     def loss(players, of):
         p, q = sigmoid(players["one"]), sigmoid(players["two"])[np.array([0, 1, 3, 2, 4])]

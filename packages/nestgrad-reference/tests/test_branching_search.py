@@ -197,14 +197,18 @@ def test_prisoners_of_five_logits_do_so_too():
     for logits, years in ((tit_for_tat, 1.0), (np.full(5, -30.0), 2.0)):
         found = ng.game_direction(game, {"one": logits, "two": logits}).losses
         assert found == {"one": pytest.approx(years, abs=1e-9), "two": pytest.approx(years, abs=1e-9)}
-    ascent = ng.Ascent(optimizer=optim.adam(1.0), steps=8)
-    settings = {"num_steps": 10, "refinements": 1, "tolerance": 0.01, "max_steps": 200, "num_directions": 2}
-    searching = search(game, optimizer=optim.sgd(2.0), distance=2.0, ascent=ascent, **settings)
-    state = searching.run(searching.init([{"one": rng.normal(size=5), "two": rng.normal(size=5)}]))
-    losses = [tuple(solution["losses"].values()) for solution in state["solutions"]]
-    assert [max(both) < 1.15 for both in losses].count(True) == 1
-    assert [min(both) > 1.95 for both in losses].count(True) == 3
-    assert state["products"] == 8 * 10 * (3 + 2) + 10 * 2 * 3
+    start = {"one": rng.normal(size=5), "two": rng.normal(size=5)}
+    settings = {"num_steps": 10, "refinements": 1, "tolerance": 0.01, "max_steps": 200}
+    ascent = ng.Ascent(optimizer=optim.adam(0.5), steps=4)
+    searching = search(game, optimizer=optim.sgd(5.0), distance=2.0, ascent=ascent, **settings)
+    state = searching.run(searching.init([start]))
+    losses = sorted(tuple(solution["losses"].values()) for solution in state["solutions"])
+    assert losses == [pytest.approx((1.0, 1.0), abs=0.03), pytest.approx((2.0, 2.0), abs=0.03)]
+    assert all(solution["converged"] for solution in state["solutions"])
+    assert state["products"] == 4 * 10 * (3 + 2) + 10 * 3
+    without = search(game, optimizer=optim.sgd(5.0), distance=0.0, max_branches=1, **settings)
+    (alone,) = without.run(without.init([start]))["solutions"]
+    assert tuple(alone["losses"].values()) == pytest.approx((2.0, 2.0), abs=0.03)
 
 
 def test_a_search_is_decided_by_its_seed():
@@ -223,7 +227,7 @@ def test_a_state_can_be_put_away_and_taken_up_and_is_not_changed():
     whole = searching.run(state)
     while not searching.finished(state):
         before.append((state, copy.deepcopy(state)))
-        state, _ = searching.step(pickle.loads(pickle.dumps(state)))
+        state, _ = searching.step(pickle.loads(pickle.dumps(state)))  # noqa: S301  (written here)
     assert all(same(kept, copied) for kept, copied in before)
     assert same(state, whole)
     after, info = searching.step(state)
