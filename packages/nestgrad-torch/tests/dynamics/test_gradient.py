@@ -178,7 +178,7 @@ def test_graphs_and_states_kept_do_not_grow_with_the_steps(monkeypatch, small, k
 
     monkeypatch.setattr(chain.Step, "__init__", counted)
     if not small:
-        monkeypatch.setattr(chain, "_SMALL", 0)
+        monkeypatch.setattr(chain, "ROOM", 0)
     figures = []
     for num_steps in (32, 256):
         most.update(graphs=0, states=0)

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from nestgrad import InvalidInput
+from nestgrad_torch._dynamics.footprint import saved_bytes
 from nestgrad_torch._dynamics.form import At, Form
 
 Update = Callable[[Any], Any]
 _State = TypeVar("_State")
 
 SEGMENT = 16
-"""Steps whose states, and in a small point whose graphs, are there at a time on the way back."""
+"""Steps whose states are there at a time on the way back; also the most whose graphs are."""
 
-_SMALL = 10_000
-"""Entries of a point up to which a step taken again costs more in calls than its graph does in memory."""
+ROOM = 2**26
+"""Bytes that the graphs kept for another sweep may hold, or those of several products at once: what is large enough for
+more is long at its sums, so that little is lost by taking steps again and products in turn."""
 
 
 class Step:
@@ -33,12 +35,13 @@ class Step:
             raise self._unconnected()
         self.end = At(self._leave.detach(), after.others, after.draws)
 
+    def held(self) -> int:
+        """Bytes that the graph of products holds."""
+        return saved_bytes(self._pulled_back()[1])
+
     def push(self, columns: Tensor) -> Tensor:
         """J columns, (n, m): the derivative, in u, of ⟨Jᵀu, column⟩."""
-        if self._pulled is None:
-            dummy = torch.zeros_like(self._leave, requires_grad=True)
-            self._pulled = dummy, self._pull(dummy[None], create_graph=True)[0]
-        dummy, pulled = self._pulled
+        dummy, pulled = self._pulled_back()
         pushed = self._rows.of(pulled, dummy, columns.T) if pulled.requires_grad else None
         return torch.zeros_like(columns) if pushed is None else pushed.T
 
@@ -54,6 +57,13 @@ class Step:
             outputs, seeds = [*outputs, pulled], [*seeds, columns.T]
         (slope,) = torch.autograd.grad(outputs, self._enter, seeds, retain_graph=True)
         return pulled.detach().T, slope
+
+    def _pulled_back(self) -> tuple[Tensor, Tensor]:
+        """(u, Jᵀu with the graph in u): made once."""
+        if self._pulled is None:
+            dummy = torch.zeros_like(self._leave, requires_grad=True)
+            self._pulled = dummy, self._pull(dummy[None], create_graph=True)[0]
+        return self._pulled
 
     def _pull(self, rows: Tensor, *, create_graph: bool = False) -> Tensor:
         pulled = self._rows.of(self._leave, self._enter, rows, create_graph=create_graph)
@@ -71,26 +81,31 @@ class Step:
 class Rows:
     """Derivatives of an output seeded with each of m rows.
 
-    All at once where the point is small and torch can, else in turn, which is the same sums.
+    `most` of them at once where torch can, which is the same sums as in turn.
     """
 
-    def __init__(self, *, at_once: bool) -> None:
-        self._at_once = at_once
+    most = 1
 
     def of(self, output: Tensor, leaf: Tensor, rows: Tensor, *, create_graph: bool = False) -> Tensor | None:
         """(m, n), or None where no path leads from the leaf to the output."""
         if not len(rows):
             return rows
-        if self._at_once and len(rows) > 1:
+        found: list[Tensor | None] = []
+        for part in rows.split(self.most):
+            found += self._of(output, leaf, part, create_graph=create_graph)
+        there = [row for row in found if row is not None]
+        return torch.cat(there) if there else None
+
+    def _of(self, output: Tensor, leaf: Tensor, rows: Tensor, *, create_graph: bool) -> list[Tensor | None]:
+        if self.most > 1 and len(rows) > 1:
             try:
-                return _grad(output, leaf, rows, create_graph=create_graph, is_grads_batched=True)
+                return [_grad(output, leaf, rows, create_graph=create_graph, is_grads_batched=True)]
             except RuntimeError:
                 # Of what is not written for batches, as a loop over data in a backward. What else is wrong, a lack of
                 # second derivatives, is raised in turn.
-                self._at_once = False
+                self.most = 1
         found = [_grad(output, leaf, row, create_graph=create_graph) for row in rows]
-        there = [row for row in found if row is not None]
-        return torch.stack(there) if there else None
+        return [None if row is None else row[None] for row in found]
 
 
 def _grad(output: Tensor, leaf: Tensor, seed: Tensor, **how: bool) -> Tensor | None:
@@ -102,21 +117,28 @@ class Chain:
 
     def __init__(self, form: Form, update: Update, start: At, num_steps: int, *, again: bool) -> None:
         self.form, self.start, self.num_steps = form, start, num_steps
-        self._update, self._kept = update, dict[int, Step]()
-        self._small = form.size <= _SMALL
-        self._rows = Rows(at_once=self._small)
-        self._whole = again and num_steps <= SEGMENT
+        self._update, self._rows, self._kept = update, Rows(), dict[int, Step]()
+        self._again = again and num_steps <= SEGMENT
+        self._most: int | None = None
 
     def step(self, count: int, at: At, *, near: bool = False) -> Step:
         """Step `count`, which begins at this place; near: it will be asked for again soon."""
         found = self._kept.get(count)
         if found is None:
             found = Step(self.form, self._update, at, self._rows)
-            if self._small and (near or self._whole):
-                while len(self._kept) >= SEGMENT:
+            most = self._room(found)
+            if most and (near or self._again):
+                while len(self._kept) >= most:
                     del self._kept[next(iter(self._kept))]
                 self._kept[count] = found
         return found
+
+    def _room(self, step: Step) -> int:
+        """For how many graphs like the step's there is room; with the first, also for how many products at once."""
+        if self._most is None:
+            fit = ROOM // max(step.held(), 1)
+            self._most, self._rows.most = min(SEGMENT, fit), max(1, fit)
+        return self._most
 
     def backwards(
         self, start: _State, advance: Callable[[int, _State, bool], _State]
