@@ -112,10 +112,10 @@ def test_at_rest_on_a_quadratic_the_sign_changes_where_descent_diverges(rate):
 
 def test_momentum_has_those_of_its_spectrum():
     """Six of a bilinear game's state, in pairs of conjugates: their sums by pairs are ln |z|² each."""
-    play = ng.Play(bilinear(), optimizer=optim.complex_momentum(0.3, 0.7, 0.9))
+    play = ng.Play(bilinear(), optimizer=optim.complex_momentum(1.0, 0.7, 0.5))
     state = play.init({"x": np.array(0.4), "y": np.array(0.1)})
-    short, long = (spectrum(play.update, state, steps) for steps in (70, 140))
-    sizes = np.sort(np.abs(spectra.momentum_roots([1j, -1j], step_size=0.3, momentum=0.7 * np.exp(0.9j))).ravel())[::-1]
+    short, long = (spectrum(play.update, state, steps) for steps in (60, 120))
+    sizes = np.sort(np.abs(spectra.momentum_roots([1j, -1j], step_size=1.0, momentum=0.7 * np.exp(0.5j))).ravel())[::-1]
     assert sizes[0::2] == pytest.approx(sizes[1::2])
     assert (2.0 * long - short).reshape(3, 2).sum(axis=1) == pytest.approx(2.0 * np.log(sizes[::2]), abs=1e-8)
 

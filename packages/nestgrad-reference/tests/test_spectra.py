@@ -158,3 +158,30 @@ def test_cooperation_asks_for_real_momentum_and_rotation_for_complex():
 def test_what_is_wrong_is_named(call, message):
     with pytest.raises(InvalidInput, match=message):
         call()
+
+
+@pytest.mark.parametrize("turns", ["simultaneous", "alternating"])
+def test_small_steps_converge_on_bilinear_games_where_the_condition_says_so(turns):
+    """Of random β, those aside at which a step of 1e-3 cannot tell."""
+    rng = np.random.default_rng(5)
+    drawn = rng.uniform(-1.0, 1.0, (400, 2)) @ [1.0, 1j]
+    drawn = drawn[np.abs(drawn) < 0.97]
+    spectrum = [1j] if turns == "simultaneous" else [1.0]
+    rates = np.array([spectra.rate(spectrum, step_size=1e-3, momentum=beta, turns=turns) for beta in drawn])
+    clear = np.abs(rates - 1.0) > 3e-8
+    told = spectra.converges_for_small_steps(drawn, turns=turns)
+    assert clear.sum() > 200
+    assert np.array_equal(told[clear], rates[clear] < 1.0)
+    assert 0.2 < told.mean() < 0.9
+
+
+def test_small_steps_at_the_ends_of_the_region():
+    def told(*momenta, turns="simultaneous"):
+        return spectra.converges_for_small_steps(list(momenta), turns=turns).tolist()
+
+    assert told(0.0, 0.9, -0.9, 0.99j, 1.01j) == [False, False, False, True, False]
+    assert told(1j / np.sqrt(3.0) * (1.0 - 1e-9), 1j / np.sqrt(3.0) * (1.0 + 1e-9)) == [False, True]
+    assert told(0.0, 0.9, -0.1, -0.9 + 0.1j, -1.1, turns="alternating") == [False, False, True, True, False]
+    assert spectra.converges_for_small_steps(0.9j).shape == ()
+    with pytest.raises(InvalidInput, match="turns: got 'both', limit"):
+        spectra.converges_for_small_steps(0.9j, turns="both")

@@ -51,6 +51,18 @@ def rate(spectrum: Any, *, step_size: complex, momentum: complex, turns: Turns =
     return float(np.abs(roots(spectrum, step_size=step_size, momentum=momentum)).max())
 
 
+def converges_for_small_steps(momentum: Any, *, turns: Turns = "simultaneous") -> np.ndarray:
+    """Whether, on every bilinear zero-sum game, each small enough real step size converges; for each β of an array.
+
+    With |β| < 1 and a = 1 - Re β: where (Im β)² > a² (2 - a) / (2 + a), and for players in turn a² (1 - a) / (1 + a).
+    No real β does at once; in turn every β with Re β < 0 does. Where eigenvalues of a game have real parts above 0,
+    every |β| < 1 does. (Lorraine et al. 2022; from the roots to second order in the step size.)
+    """
+    beta = np.asarray(momentum, complex)
+    a, most = 1.0 - beta.real, 2.0 if _turns(turns) == "simultaneous" else 1.0
+    return (np.abs(beta) < 1.0) & (beta.imag**2 > a**2 * (most - a) / (most + a))
+
+
 def extragradient_rate(eigenvalues: Any, *, step_size: float) -> float:
     """Of ω' = ω - η Ĝ (ω - η Ĝ ω): the largest |1 - ηλ + (ηλ)²|; a step costs two gradients."""
     steps = float(step_size) * _spectrum("extragradient_rate", eigenvalues)
