@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -141,21 +143,25 @@ class Chain:
         return self._most
 
     def backwards(
-        self, start: _State, advance: Callable[[int, _State, bool], _State]
+        self, start: _State, advance: Callable[[int, _State, bool], _State], *, vectors: int = 1
     ) -> Iterator[tuple[int, _State, _State]]:
         """(t, the state before step t, the state after it) from the last step to the first.
 
-        advance(t, state, near) takes step t. States are recomputed from kept ones by bisection, so that log2(num_steps)
-        of them and those of a segment are there at a time.
+        advance(t, state, near) takes step t; vectors: of n entries that a state holds. States are recomputed from kept
+        ones: of each stretch those at the ends of as many parts as there is room for, two at the least, so that without
+        room there are log2(num_steps) of them and those of a segment at a time.
         """
+        room = ROOM // (vectors * self.form.size * self.start.vector.element_size())
         ahead = [(0, self.num_steps, start)]
         while ahead:
             first, last, state = ahead.pop()
             if last - first > SEGMENT:
-                middle, at = (first + last) // 2, state
-                for count in range(first, middle):
-                    at = advance(count, at, False)
-                ahead += [(first, middle, state), (middle, last, at)]
+                parts = max(2, min(room, math.ceil((last - first) / SEGMENT)))
+                ends = [first + (last - first) * part // parts for part in range(parts + 1)]
+                for begin, end in itertools.pairwise(ends):
+                    ahead.append((begin, end, state))
+                    for count in range(begin, end if end < last else begin):
+                        state = advance(count, state, False)
                 continue
             states = [state]
             for count in range(first, last):

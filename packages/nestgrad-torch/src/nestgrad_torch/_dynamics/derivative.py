@@ -43,7 +43,7 @@ def pulled_back(found: Sought, weights: Sequence[float], end: Tensor | None = No
     start = _Moment(chain.start, found.columns[:, :count])
     slope = torch.zeros_like(chain.start.vector) if end is None else end
     slopes = torch.zeros_like(start.columns)
-    for t, before, after in chain.backwards(start, advance):
+    for t, before, after in chain.backwards(start, advance, vectors=1 + count):
         images = _through_qr(after, slopes, scale)
         slopes, slope = chain.step(t, before.at, near=True).adjoint(images, _columns(t, before), slope)
         if anew is not None:
