@@ -190,12 +190,20 @@ def test_a_point_that_is_not_finite_is_named_by_its_step():
     def grow(x):
         return x**2
 
+    def shear(at):
+        """Finite derivatives, of which two add up to more than there are numbers for, at the second step."""
+        scale = 1.0 if at["count"] == 0 else 0.8 * np.finfo(float).max
+        return {"w": anp.sum(at["w"]) * scale * np.ones(2), "count": at["count"] + 1}
+
     with pytest.raises(ng.NonFinite, match=r"point at step 3: 1 of 2 entries are NaN or infinite, limit 0\. Remedy"):
         ng.lyapunov_exponents(grow, np.array([1e60, 0.5]), num_steps=5)
     with pytest.raises(ng.NonFinite, match="point at step 0"):
         ng.lyapunov_exponents(grow, np.array([np.nan, 0.5]), num_steps=5)
     with pytest.raises(ng.NonFinite, match="Jacobian of step 1: 2 of 4"):
         ng.lyapunov_exponents(anp.sqrt, np.array([0.0, 0.5]), num_steps=5)
+    both = {"w": np.ones((1, 2)), "count": 0}
+    with pytest.raises(ng.NonFinite, match="growth along directions at step 2: 1 of 1"):
+        ng.lyapunov_exponents(shear, {"w": np.zeros(2), "count": 0}, num_steps=3, directions=both)
     found = ng.lyapunov_exponents(grow, np.array([1e60, 0.5]), num_steps=5, throw=False, method=ng.LargestExponent())
     assert not np.isfinite(found.exponents).any()
 

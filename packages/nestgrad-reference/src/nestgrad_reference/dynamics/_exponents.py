@@ -72,10 +72,11 @@ def sought(
     start = _start(step, method, directions)
     points, jacobians = _trajectory(step, num_steps, throw)
     begin = _begin(method, jacobians, start)
-    logs, _ = sweep(jacobians, begin)
+    logs, _, lost = sweep(jacobians, begin)
     exponents = logs / num_steps
-    if throw and np.isnan(exponents).any():
-        step.require_finite(np.where(np.isnan(exponents), np.nan, 0.0), f"exponents of {num_steps} steps")
+    if throw and lost is not None:
+        bad = np.isnan(logs) | (logs == np.inf)  # -∞ is a number here
+        step.require_finite(np.where(bad, np.nan, 0.0), f"growth along directions at step {lost}")
     count = start.shape[1]
     rounds = method.refinements if isinstance(method, ExponentSpectrum) else 0
     found = LyapunovExponents(
@@ -147,8 +148,8 @@ def _begin(method: ExponentMethod, jacobians: Sequence[np.ndarray], start: np.nd
     match method:
         case ExponentSpectrum(refinements=rounds):
             for _ in range(rounds):
-                _, end = sweep(jacobians, {0: start})
-                _, start = sweep([jacobian.T for jacobian in reversed(jacobians)], {0: end})
+                _, end, _ = sweep(jacobians, {0: start})
+                _, start, _ = sweep([jacobian.T for jacobian in reversed(jacobians)], {0: end})
             return {0: start}
         case LargestExponent():
             return {0: _leading(_product(jacobians), start)}
@@ -158,14 +159,16 @@ def _begin(method: ExponentMethod, jacobians: Sequence[np.ndarray], start: np.nd
             return {count: _leading(jacobian, start) for count, jacobian in enumerate(jacobians)}
 
 
-def sweep(matrices: Sequence[np.ndarray], begin: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(Σ_t ln (R_t)_ii, the last Q)."""
-    columns, logs = begin[0], np.zeros(begin[0].shape[1])
+def sweep(matrices: Sequence[np.ndarray], begin: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """(Σ_t ln (R_t)_ii, the last Q, the first step, from 1, at which a growth is no number)."""
+    columns, logs, lost = begin[0], np.zeros(begin[0].shape[1]), None
     for count, matrix in enumerate(matrices):
         columns, diagonal = orthonormal(matrix @ begin.get(count, columns))
+        if lost is None and not np.isfinite(diagonal).all():
+            lost = count + 1
         with np.errstate(divide="ignore"):
             logs = logs + np.log(diagonal)
-    return logs, columns
+    return logs, columns, lost
 
 
 def orthonormal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

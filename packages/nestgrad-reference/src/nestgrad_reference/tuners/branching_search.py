@@ -202,7 +202,7 @@ class _Explorer:
 
 
 def _moved(leaf: Any, by: np.ndarray) -> Any:
-    return leaf + by if np.issubdtype(np.asarray(leaf).dtype, np.floating) else leaf
+    return np.asarray(leaf + by) if np.issubdtype(np.asarray(leaf).dtype, np.floating) else leaf
 
 
 def _overlaps(directions: Any, direction: Any) -> np.ndarray:
