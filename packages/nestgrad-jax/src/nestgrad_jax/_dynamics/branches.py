@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from nestgrad import ExponentSpectrum, PlayState
-from nestgrad_jax._dynamics.exponents import compiled_gradient
+from nestgrad import Ascent, ExponentSpectrum, PlayState
+from nestgrad_jax._dynamics.exponents import compiled_gradient, place_of
 from nestgrad_jax._dynamics.flow import At, Flow, Form
 from nestgrad_jax._dynamics.measure import measure
 from nestgrad_jax._dynamics.orthonormal import orthonormal
@@ -81,7 +81,7 @@ def ridden(
     def once(s: _Ridden) -> _Ridden:
         vector, rest = s.at
         at = (vector + move.astype(vector.dtype) * s.along, rest)
-        found = measure(flow, at, method, num_steps, orthonormal(s.rows)[0], jnp.zeros((), bool))
+        found = measure(flow, at, method, num_steps, orthonormal(s.rows)[0], jnp.zeros((), bool), attached=False)
         overlaps = jnp.matmul(found.rows, s.along, precision=lax.Precision.HIGHEST)
         nearest = jnp.argmax(jnp.abs(overlaps))
         along = found.rows[nearest] * jnp.where(overlaps[nearest] < 0, -1.0, 1.0).astype(vector.dtype)
@@ -116,18 +116,18 @@ class _Climb(NamedTuple):
     bad: Array
 
 
+@partial(jax.jit, static_argnames=("moves", "num_steps", "method", "ascent"))
 def ascended(
     moves: Moves,
-    rule: Any,
-    steps: int,
     num_steps: int,
     method: ExponentSpectrum,
+    ascent: Ascent,
     players: Any,
-    which: Array,
     key: Array,
     batch: Any,
 ) -> tuple[PlayState, Array]:
-    """(play at players moved up the objective by the rule, the first step that was not finite or -1); traced."""
+    """(play at players moved up the objective by the ascent's rule, the first step that was not finite or -1)."""
+    rule, which = ascent.optimizer, place_of(ascent.objective)
 
     def once(step: Array, s: _Climb) -> _Climb:
         at = moves.init(s.players, jnp.zeros((), jnp.int32))
@@ -139,5 +139,5 @@ def ascended(
         return _Climb(moved_by(s.players, updates), opt_state, bad)
 
     first = _Climb(players, rule.init(players), jnp.full((), -1, jnp.int32))
-    end = lax.fori_loop(0, steps, lambda t, s: once(jnp.asarray(t), s), first)
+    end = lax.fori_loop(0, ascent.steps, lambda t, s: once(jnp.asarray(t), s), first)
     return moves.init(end.players, jnp.zeros((), jnp.int32)), end.bad

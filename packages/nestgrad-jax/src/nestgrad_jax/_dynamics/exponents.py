@@ -55,7 +55,8 @@ def lyapunov_exponents(
     """
     given = _as_call("lyapunov_exponents", update, point, num_steps, method, directions)
     with explained("lyapunov_exponents", point=point):
-        found, measured = compiled_exponents(update, num_steps, unseeded(method), *given, ())
+        attached = is_traced(point)
+        found, measured = compiled_exponents(update, num_steps, unseeded(method), *given, (), attached=attached)
     return _reported("lyapunov_exponents", found, measured, method, num_steps, throw=throw)
 
 
@@ -91,7 +92,7 @@ def lyapunov_gradient(
     return replace(found, found=reported, products=int(found.products))
 
 
-@partial(jax.jit, static_argnames=("update", "num_steps", "method"))
+@partial(jax.jit, static_argnames=("update", "num_steps", "method", "attached"))
 def compiled_exponents(
     update: Any,
     num_steps: int,
@@ -100,11 +101,17 @@ def compiled_exponents(
     directions: Any,
     key: Array,
     others: tuple[Any, ...],
+    *,
+    attached: bool = False,
 ) -> tuple[LyapunovExponents, Measured]:
-    """(the result, what it was made from) of x ← update(x, *others); the method's seed is in the key."""
+    """(the result, what it was made from) of x ← update(x, *others); the method's seed is in the key.
+
+    attached: differentiable in the point.
+    """
     form = Form.of(point)
     flow = Flow(form, lambda tree: update(tree, *others))
-    measured = measure(flow, form.split(point), method, num_steps, *_rows(form, method, directions, key))
+    rows = _rows(form, method, directions, key)
+    measured = measure(flow, form.split(point), method, num_steps, *rows, attached=attached)
     return _result(form, measured), measured
 
 
@@ -126,7 +133,7 @@ def compiled_gradient(
     rows = _rows(form, method, directions, key)
 
     def value(vector: Array) -> tuple[Array, Measured]:
-        measured = measure(flow, (vector, rest), method, num_steps, *rows)
+        measured = measure(flow, (vector, rest), method, num_steps, *rows, attached=True)
         return objective_of(measured.exponents, which), measured
 
     (found, measured), slope = jax.value_and_grad(value, has_aux=True)(vector)

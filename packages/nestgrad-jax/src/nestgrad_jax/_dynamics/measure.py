@@ -41,12 +41,12 @@ jax.tree_util.register_dataclass(Measured)
 
 
 class Sought(NamedTuple):
-    """The direction of a largest singular value."""
+    """The direction of a largest singular value, and the steps along it as they were last taken."""
 
     rows: Array
     residual: Array
     refinements: Array
-    bad: Array
+    swept: Sweep
 
 
 def first_rows(method: ExponentMethod, size: int, directions: Array | None, key: Array, kind: Any) -> tuple[Array, Any]:
@@ -61,31 +61,39 @@ def first_rows(method: ExponentMethod, size: int, directions: Array | None, key:
     return jnp.where(dependent, jnp.nan, rows), dependent
 
 
-def measure(flow: Flow, at: At, method: ExponentMethod, num_steps: int, rows: Array, dependent: Any) -> Measured:
-    """Exponents from these orthonormal rows, or those that the method makes of them."""
-    rows = lax.stop_gradient(rows)
+def measure(
+    flow: Flow, at: At, method: ExponentMethod, num_steps: int, rows: Array, dependent: Any, *, attached: bool
+) -> Measured:
+    """Exponents from these orthonormal rows, or those that the method makes of them.
+
+    attached: to be differentiated, for which steps that a search took are taken again; products do not count these.
+    """
+    rows, begun = lax.stop_gradient(rows), held(at)
     if isinstance(method, TunedDirection) and method.at == "every step":
-        return _tuned(flow, at, method, num_steps, rows, dependent)
-    begun = held(at)
+        return _tuned(flow, at, method, num_steps, rows, dependent, attached=attached)
+    residual, refinements, bad = jnp.zeros((), rows.dtype), jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
+    products: Any = num_steps * len(rows)
+    swept: Sweep | None = None
     if isinstance(method, ExponentSpectrum):
         rows, bad = _refined(flow, begun, rows, num_steps, method.refinements)
-        nothing = jnp.zeros((), rows.dtype)
-        sought = Sought(rows, nothing, jnp.zeros((), jnp.int32), bad)
-        products: Any = 2 * method.refinements * num_steps * len(rows)
+        products *= 1 + 2 * method.refinements
+    elif isinstance(method, LargestExponent):
+        rows, residual, refinements, swept = _leading(flow, begun, rows, num_steps, method)
+        products, bad = 2 * num_steps * refinements, swept.bad
     else:
-        ahead = num_steps if isinstance(method, LargestExponent) else 1
-        sought = _leading(flow, begun, rows, ahead, method)
-        products = 2 * ahead * sought.refinements
-    rows = lax.stop_gradient(sought.rows)
-    swept = parted(lambda t, sweep: onward(flow, t, sweep), begin(at, rows), num_steps)
+        rows, residual, refinements, first = _leading(flow, begun, rows, 1, method)
+        products, bad = 2 * refinements + num_steps, first.bad
+    rows = lax.stop_gradient(rows)
+    if swept is None or attached:
+        swept = parted(lambda t, sweep: onward(flow, t, sweep), begin(at, rows), num_steps)
     return Measured(
         exponents=swept.logs / num_steps,
         rows=rows,
         end=swept.at,
-        products=products + num_steps * len(rows),
-        bad=jnp.where(sought.bad < 0, swept.bad, sought.bad),
-        residual=sought.residual,
-        refinements=sought.refinements,
+        products=products,
+        bad=jnp.where(bad < 0, swept.bad, bad),
+        residual=residual,
+        refinements=refinements,
         dependent=dependent,
     )
 
@@ -130,11 +138,10 @@ def _leading(flow: Flow, at: At, rows: Array, num_steps: int, method: LargestExp
         left = norm(jnp.exp(logs - swept.logs) * turned[0] - s.rows[0])
         # Where J d = 0 there is nothing left of JᵀJ d - σ² d.
         left = jnp.where(swept.logs[0] == -jnp.inf, jnp.zeros_like(left), left)
-        better = ~(left <= method.rtol) & jnp.isfinite(turned).all()
-        return Sought(jnp.where(better, turned, s.rows), left, s.refinements + 1, swept.bad)
+        after = Sought(s.rows, left, s.refinements + 1, swept)
+        return after._replace(rows=jnp.where(more(after) & jnp.isfinite(turned).all(), turned, s.rows))
 
-    nothing = jnp.asarray(jnp.inf, rows.dtype)
-    first = Sought(rows, nothing, jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32))
+    first = Sought(rows, jnp.asarray(jnp.inf, rows.dtype), jnp.zeros((), jnp.int32), begin(at, rows))
     return lax.while_loop(more, once, first)
 
 
@@ -150,24 +157,25 @@ class _Steps(NamedTuple):
     products: Array
 
 
-def _tuned(flow: Flow, at: At, method: TunedDirection, num_steps: int, rows: Array, dependent: Any) -> Measured:
+def _tuned(
+    flow: Flow, at: At, method: TunedDirection, num_steps: int, rows: Array, dependent: Any, *, attached: bool
+) -> Measured:
     """Every step from the same row, as one that the last has turned may have nothing of the next in it."""
 
     def once(step: Array, s: _Steps) -> _Steps:
         sought = _leading(flow, held(s.at), rows, 1, method)
-        turned = lax.stop_gradient(sought.rows)
-        after, moved = flow.pushed(s.at, turned)
-        _, grown = orthonormal(moved)
-        fine = jnp.isfinite(after[0]).all() & jnp.isfinite(moved).all()
-        worse = sought.residual > s.residual
+        turned, swept = lax.stop_gradient(sought.rows), sought.swept
+        if attached:
+            swept = onward(flow, jnp.zeros((), jnp.int32), begin(s.at, turned))
+        worse = ~(sought.residual <= s.residual)
         return _Steps(
-            at=after,
+            at=swept.at,
             rows=jnp.where(step == 0, turned, s.rows),
-            logs=s.logs + grown,
-            bad=first_bad(s.bad, fine, step),
+            logs=s.logs + swept.logs,
+            bad=first_bad(s.bad, swept.bad < 0, step),
             residual=jnp.where(worse, sought.residual, s.residual),
             refinements=jnp.where(worse, sought.refinements, s.refinements),
-            products=s.products + 2 * sought.refinements + 1,
+            products=s.products + 2 * sought.refinements,
         )
 
     start: Sweep = begin(at, rows)

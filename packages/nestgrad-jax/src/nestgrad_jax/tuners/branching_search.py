@@ -29,8 +29,9 @@ from nestgrad import (
     search_step,
     why_stopped,
 )
+from nestgrad_jax._calls import require_hashable
 from nestgrad_jax._dynamics import branches
-from nestgrad_jax._dynamics.exponents import compiled_exponents, place_of, require_measured
+from nestgrad_jax._dynamics.exponents import compiled_exponents, require_measured
 from nestgrad_jax._dynamics.flow import Form
 from nestgrad_jax._explain import explained
 from nestgrad_jax._games.directions import PLAIN
@@ -65,6 +66,7 @@ class BranchingSearch:
             )
         if branching.ascent is not None:
             require_outer_optimizer("BranchingSearch", branching.ascent.optimizer, "branching.ascent.optimizer")
+        require_hashable("BranchingSearch", branching=branching)
         check_arguments(batch=batch)
         self.branching, self.batch, self.throw = branching, batch, throw
         self._explorer = _Explorer(self.play, branching, batch, throw=throw)
@@ -97,7 +99,6 @@ class _Explorer:
 
     def __init__(self, play: Play, how: Branching, batch: Any, *, throw: bool) -> None:
         self._play, self._how, self._batch, self._throw = play, how, batch, throw
-        self._ascended = jax.jit(branches.ascended, static_argnames=("moves", "rule", "steps", "num_steps", "method"))
 
     def begin(self, players: Any) -> Any:
         return self._play.init(players)
@@ -107,16 +108,8 @@ class _Explorer:
 
     def ascend(self, state: Any, ascent: Ascent, seed: int) -> tuple[Any, Cost]:
         how, method = self._how, self._method(state, ascent.num_exponents)
-        after, bad = self._ascended(
-            self._play.moves,
-            ascent.optimizer,
-            ascent.steps,
-            how.num_steps,
-            method,
-            state["players"],
-            place_of(ascent.objective),
-            as_key(seed),
-            self._batch,
+        after, bad = branches.ascended(
+            self._play.moves, how.num_steps, method, ascent, state["players"], as_key(seed), self._batch
         )
         if self._throw and int(bad) >= 0:
             raise NonFinite(
