@@ -178,14 +178,14 @@ def test_ascent_follows_its_objective(objective):
 def test_prisoners_defect_by_descent_and_branching_also_finds_tit_for_tat():
     """One logit each, from one start, in a number of products that is counted."""
     start = {"one": np.array(0.1257302210933933), "two": np.array(-0.1321048632913019)}
-    ascent = ng.Ascent(optimizer=optim.sgd(1.0), steps=6)
+    ascent = ng.Ascent(optimizer=optim.sgd(2.0), steps=3)
     settings = {"num_steps": 10, "refinements": 1, "tolerance": 0.01, "max_steps": 100}
     searching = search(small_ipd(), optimizer=optim.sgd(5.0), distance=1.0, ascent=ascent, **settings)
     state = searching.run(searching.init([start]))
     losses = sorted(tuple(solution["losses"].values()) for solution in state["solutions"])
     assert losses == [pytest.approx((1.0, 1.0), abs=0.03), pytest.approx((1.959, 1.959), abs=0.03)]
     assert all(solution["converged"] for solution in state["solutions"])
-    assert state["products"] == 6 * 10 * (3 + 2) + 10 * 3
+    assert state["products"] == 3 * 10 * (3 + 2) + 10 * 3
     without = search(small_ipd(), optimizer=optim.sgd(5.0), distance=0.0, max_branches=1, **settings)
     (alone,) = without.run(without.init([start]))["solutions"]
     assert tuple(alone["losses"].values()) == pytest.approx((1.959, 1.959), abs=0.03)
