@@ -26,6 +26,7 @@ NAMES = (
     "mixed-games",
     "mixture-gan",
     "logistic-map",
+    "prisoners-dilemma",
 )
 """In the order of the thesis; `a-b` is the module nestgrad_lab.studies.a_b."""
 
