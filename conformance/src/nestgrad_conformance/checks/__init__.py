@@ -1,7 +1,9 @@
 """The checks, a module for each kind of property."""
 
+from nestgrad_conformance.checks import branching as branching
 from nestgrad_conformance.checks import errors as errors
 from nestgrad_conformance.checks import exactness as exactness
+from nestgrad_conformance.checks import exponents as exponents
 from nestgrad_conformance.checks import first_order as first_order
 from nestgrad_conformance.checks import forward as forward
 from nestgrad_conformance.checks import games as games

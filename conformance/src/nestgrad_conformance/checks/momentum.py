@@ -17,7 +17,7 @@ from nestgrad_conformance.problems.games import PLAYERS, dirac_game, linear_batc
 from nestgrad_conformance.registry import check
 
 _STEPS = 6
-_SETTINGS = {"upper": (0.11, 0.8, math.pi / 5), "lower": (0.07, 0.6, 2.0)}
+PLAYED = {"upper": (0.11, 0.8, math.pi / 5), "lower": (0.07, 0.6, 2.0)}
 _RATE = 0.1
 _RADII = {  # by β: the largest root in size of the rate's polynomial, of players at once and in turn
     0.0: (1.00124922, 1.00000000),
@@ -188,14 +188,14 @@ def optimistic_steps_go_by_twice_the_gradient_less_the_last(ctx: Context, draw: 
 def _linear_play(ctx: Context, turns: str) -> Any:
     backend, optim = ctx.harness.backend, ctx.harness.optim
     of_backend: Any = backend
-    rules = {name: optim.complex_momentum(*settings) for name, settings in _SETTINGS.items()}
+    rules = {name: optim.complex_momentum(*settings) for name, settings in PLAYED.items()}
     return of_backend.Play(linear_game(ctx.harness), optimizer=rules, turns=turns)
 
 
-def _matrix(jacobian: np.ndarray) -> np.ndarray:
+def played_matrix(jacobian: np.ndarray) -> np.ndarray:
     """R, by which a step at once multiplies (Re μ, Im μ, ω), each player having settings of its own."""
     half, one = len(jacobian) // 2, np.eye(len(jacobian))
-    rate, size, angle = (np.diag(np.repeat([_SETTINGS[name][k] for name in PLAYERS], half)) for k in range(3))
+    rate, size, angle = (np.diag(np.repeat([PLAYED[name][k] for name in PLAYERS], half)) for k in range(3))
     real, imaginary = size @ np.cos(angle) * one, size @ np.sin(angle) * one
     return np.block(
         [
@@ -220,7 +220,7 @@ def complex_momentum_on_a_linear_game_is_a_power_of_its_matrix(ctx: Context, dra
     """
     turns, half = draw.pick(("simultaneous", "alternating"), "turns"), 2
     batch, start = linear_batch(draw, half), {name: {"w": draw.normal(half)} for name in PLAYERS}
-    matrix = _matrix(linear_jacobian(ctx.seen(batch)))
+    matrix = played_matrix(linear_jacobian(ctx.seen(batch)))
     if turns == "alternating":
         matrix = _turn(matrix, 1, half) @ _turn(matrix, 0, half)
     play, begun = _linear_play(ctx, turns), ctx.seen(start)

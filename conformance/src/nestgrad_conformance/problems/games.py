@@ -124,6 +124,28 @@ def dirac_game(harness: Any) -> Game:
 
 
 @dataclass(frozen=True)
+class SaddleLoss:
+    """½ w·Hw of the only player; the batch is H."""
+
+    xp: Any
+
+    def __call__(self, players: Any, batch: Any) -> Any:
+        w = players["only"]["w"]
+        return self.xp.sum(0.5 * w * (batch @ w))
+
+
+@dataclass(frozen=True)
+class WellsLoss:
+    """Σ ¼ w⁴ - ½ w² of the only player: a well at -1 and another at 1, on each axis."""
+
+    xp: Any
+
+    def __call__(self, players: Any, batch: Any) -> Any:
+        w = players["only"]["w"]
+        return self.xp.sum(0.25 * w**4 - 0.5 * w**2)
+
+
+@dataclass(frozen=True)
 class DilemmaLoss:
     """-(1 - γ) p₀ᵀ(I - γP)⁻¹ r of an iterated prisoner's dilemma, with the states CC, CD, DC, DD.
 
