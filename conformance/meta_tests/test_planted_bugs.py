@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dynamics_bugs import BUGS as DYNAMICS
 from game_bugs import BUGS as GAMES
 from gated_bugs import BUGS as GATED
 from momentum_bugs import BUGS as MOMENTA
@@ -21,7 +22,7 @@ import nestgrad_reference
 from nestgrad_conformance import CHECKS, Harness, check_backend
 from nestgrad_reference.testing import harness as whole
 
-BUGS = [*FIELD, *OWN, *GATED, *GAMES, *MOMENTA]
+BUGS = [*FIELD, *OWN, *GATED, *GAMES, *MOMENTA, *DYNAMICS]
 TRIVIAL = {"_solvers/identity.py"}
 SOURCE = Path(nestgrad_reference.__file__).parent
 

@@ -109,7 +109,7 @@ def both_wells_are_found_from_between_them(ctx: Context, draw: Draw) -> None:
         return
     ends = sorted(float(_place(ctx, solution)[0]) for solution in found)
     assert np.allclose(ends, [-1.0, 1.0], atol=1e-4), f"solutions {ends}, expected -1 and 1"
-    assert max(norms) <= 1e-5, f"|direction| {norms}, limit 1e-5"
+    assert max(norms) <= 1e-5 and max(steps) < 300, f"|direction| {norms} after {steps} steps, limits 1e-5 and 300"
 
 
 @check(*_NEEDS)
