@@ -1,6 +1,8 @@
 """Exponents against dense Jacobians and closed forms; what does not fit is named; nothing of the user's changes."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -332,3 +334,21 @@ def test_a_search_that_does_not_end_says_how_far_it_came():
         ng.lyapunov_exponents(
             lambda x: close * x, ONES, num_steps=2, method=ng.TunedDirection(rtol=1e-9, max_refinements=3)
         )
+
+
+def test_nothing_is_left_when_the_numbers_are_there():
+    kept = []
+
+    def watched(p):
+        kept.append(weakref.ref(p["a"]))
+        return turn(p)
+
+    gc.collect()
+    gc.disable()
+    try:
+        ng.lyapunov_exponents(watched, start(), num_steps=6, method=ng.ExponentSpectrum(refinements=2))
+        ng.lyapunov_gradient(watched, start(), num_steps=40)
+        assert len(kept) > 46
+        assert [ref() for ref in kept if ref() is not None] == []
+    finally:
+        gc.enable()

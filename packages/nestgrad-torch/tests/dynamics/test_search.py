@@ -203,6 +203,20 @@ def test_a_step_does_not_change_the_state_and_a_lost_branch_is_told_of():
     assert not any(s["converged"] for s in state["solutions"])
 
 
+def test_losses_may_take_derivatives_themselves_and_gradients_may_be_off():
+    def penalised(p, _):
+        energy = 0.25 * p["w"] ** 4 - 0.5 * p["w"] ** 2
+        (slope,) = torch.autograd.grad(energy, p["w"], create_graph=True)
+        return energy + 0.01 * slope**2
+
+    how = ng.Branching(distance=0.1, num_steps=2, refinements=1, least_exponent=0.0, tolerance=1e-5)
+    search = ng.BranchingSearch(ng.Game({"w": penalised}), optimizer=SGD, branching=how)
+    with torch.no_grad():
+        state = solved(search, at(0.0))
+    assert ends(state) == [-1.0, 1.0]
+    assert not any(s["players"]["w"].requires_grad for s in state["solutions"])
+
+
 def test_what_cannot_be_searched_is_named():
     how = ng.Branching(distance=0.1)
     with pytest.raises(ng.InvalidInput, match=r"BranchingSearch\.branching: got 'x', limit: a Branching"):

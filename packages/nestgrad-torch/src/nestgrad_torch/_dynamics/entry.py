@@ -65,9 +65,10 @@ def lyapunov_gradient(
     """d objective / d point, of lyapunov_exponents' with these arguments; a tree like the point, zero at integers.
 
     The directions found are constants: exact where they are singular vectors of the steps together, and where they are
-    given. At ties of "largest" and "smallest" it is that of the first. Memory grows with the log of num_steps, as steps
-    are taken again. Errors as lyapunov_exponents', and NonFinite where the objective or its derivative is not finite,
-    unless throw is False. (Lorraine et al. 2022.)
+    given. At ties of "largest" and "smallest" it is that of the first. Memory is bounded in num_steps, as steps are
+    taken again, but for the log of it in states, and for the directions of TunedDirection at every step. Errors as
+    lyapunov_exponents', and NonFinite where the objective or its derivative is not finite, unless throw is False.
+    (Lorraine et al. 2022.)
     """
     check_exponents("lyapunov_gradient", num_steps, method, objective)
     form = Form("lyapunov_gradient", point)

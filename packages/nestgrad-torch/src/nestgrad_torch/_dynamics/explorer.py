@@ -22,7 +22,7 @@ from nestgrad import (
 )
 from nestgrad_torch._dynamics.entry import lyapunov_exponents, lyapunov_gradient
 from nestgrad_torch._games.point import Point
-from nestgrad_torch.tuners._common import stepped
+from nestgrad_torch.tuners._common import stepped, with_gradients
 from nestgrad_torch.tuners.play import Play
 
 
@@ -39,8 +39,8 @@ class PlayExplorer:
     def mean_loss(self, state: PlayState) -> float:
         """Of all players."""
         point = Point(self._play.game, state["players"], self._batch, audit=False)
-        with torch.no_grad():
-            return float(torch.stack([point.loss(which) for which in range(len(point.names))]).mean())
+        losses = [with_gradients(point.loss, which).detach() for which in range(len(point.names))]
+        return float(torch.stack(losses).mean())
 
     def ascend(self, state: PlayState, ascent: Ascent, seed: int) -> tuple[PlayState, Cost]:
         """Up the objective in the players alone, the optimizers of play beginning anew at each point."""
