@@ -352,3 +352,28 @@ def test_nothing_is_left_when_the_numbers_are_there():
         assert [ref() for ref in kept if ref() is not None] == []
     finally:
         gc.enable()
+
+
+def test_what_torch_cannot_batch_is_taken_in_turn():
+    class Looking(torch.autograd.Function):
+        """sin x, whose backward looks at its numbers on the host."""
+
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx, slope):
+            seen = len(looks) if bool(slope.isfinite().all()) else math.nan
+            looks.append(seen)
+            return slope * ctx.saved_tensors[0].cos()
+
+    looks = []
+    method = ng.ExponentSpectrum(num_exponents=3, refinements=2)
+    plain, looked = (
+        ng.lyapunov_exponents(lambda x, f=f: x + 0.3 * f(MIX @ x), torch.ones(4, dtype=D), num_steps=3, method=method)
+        for f in (torch.sin, Looking.apply)
+    )
+    assert len(looks) > 3
+    assert torch.allclose(plain.exponents, looked.exponents, rtol=0, atol=1e-14)
