@@ -126,7 +126,7 @@ def test_m6_play_of_a_linear_game_is_a_power_of_its_matrix():
         state, _ = play.step(state)
     at_first = torch.cat([torch.zeros(8, dtype=D), start["x"], start["y"]])
     at_end = torch.linalg.matrix_power(matrix, 30) @ at_first
-    a, b = (torch.cat([state["opt_state"][n][part] for n in ("x", "y")]) for part in ("a", "b"))
+    a, b = (torch.cat([state["opt_state"][n][part] for n in ("x", "y")]) for part in ("real", "imag"))
     reached = torch.cat([a, b, state["players"]["x"], state["players"]["y"]])
     assert torch.allclose(reached, at_end, rtol=1e-11, atol=1e-13)
 

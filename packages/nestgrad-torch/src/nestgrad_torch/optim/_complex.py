@@ -23,7 +23,7 @@ class ComplexMomentumRule:
 
     With μ = a + ib: a ← β_r a - β_i b - g, b ← β_i a + β_r b, the old a in both. argument 0 is heavy ball, π negative
     momentum, modulus 0 gradient descent. Each setting is a float, a 0-d tensor, or a tree shaped like params with a
-    tensor for each (0-d, or the param's shape); argument in radians. The state is {"a", "b"}, zero at first.
+    tensor for each (0-d, or the param's shape); argument in radians. The state is {"real", "imag"}, zero at first.
     (Lorraine et al. 2022, eq. 5 and alg. 3, for real learning rates.)
     """
 
@@ -33,22 +33,22 @@ class ComplexMomentumRule:
 
     def init(self, params: Any) -> Any:
         """A velocity of zero."""
-        return {"a": zeros(params), "b": zeros(params)}
+        return {"real": zeros(params), "imag": zeros(params)}
 
     def update(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """(learning_rate ⊙ Re μ, new state), differentiable in grads, params and every setting."""
         weights, name = tree.leaves(params), "complex_momentum"
-        slopes, a, b = tree.matched(params, grads, state["a"], state["b"])
+        slopes, a, b = tree.matched(params, grads, state["real"], state["imag"])
         a, b = turned(slopes, a, b, *factors(self.modulus, self.argument, params, weights, name))
         rates = spread(self.learning_rate, params, weights, "learning_rate", rule=name)
         updates = [rate * x for rate, x in zip(rates, a, strict=True)]
-        return tree.unflatten(params, updates), {"a": tree.unflatten(params, a), "b": tree.unflatten(params, b)}
+        return tree.unflatten(params, updates), {"real": tree.unflatten(params, a), "imag": tree.unflatten(params, b)}
 
     def flat_state(self, state: Any) -> Any:
         """The state for all weights in one vector, or None where a setting is not one number for all."""
         if not all(is_scalar(x) for x in (self.learning_rate, self.modulus, self.argument)):
             return None
-        return {"a": joined(state["a"]), "b": joined(state["b"])}
+        return {"real": joined(state["real"]), "imag": joined(state["imag"])}
 
     def torch_optimizer(self, named_params: Mapping[str, Tensor], state: Any) -> ComplexMomentum:
         """ComplexMomentum over these params with these settings as floats, which goes on from the state."""
@@ -68,7 +68,7 @@ class ComplexAdamRule:
     β = modulus · exp(i argument), t counting from 1. Our own definition of the first moment: it has neither Adam's
     factor 1 - β nor its bias correction, so a learning rate for Adam's b1 is to be multiplied by 1 - b1 here. Where
     v = 0 the root's derivative is taken to be zero. Settings as for complex_momentum; the state is
-    {"a", "b", "v", "count"}.
+    {"real", "imag", "v", "count"}.
     """
 
     learning_rate: Any
@@ -79,12 +79,12 @@ class ComplexAdamRule:
 
     def init(self, params: Any) -> Any:
         """Zero moments and a zero count."""
-        return {"a": zeros(params), "b": zeros(params), "v": zeros(params), "count": 0}
+        return {"real": zeros(params), "imag": zeros(params), "v": zeros(params), "count": 0}
 
     def update(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """(the update above, new state), differentiable in grads, params and every setting."""
         count, weights, name = state["count"] + 1, tree.leaves(params), "complex_adam"
-        slopes, a, b, v = tree.matched(params, grads, state["a"], state["b"], state["v"])
+        slopes, a, b, v = tree.matched(params, grads, state["real"], state["imag"], state["v"])
         a, b = turned(slopes, a, b, *factors(self.modulus, self.argument, params, weights, name))
         rates, b2, eps = (
             spread(getattr(self, key), params, weights, key, rule=name) for key in ("learning_rate", "b2", "eps")
@@ -92,14 +92,14 @@ class ComplexAdamRule:
         v = [d * old + (1 - d) * g * g for old, g, d in zip(v, slopes, b2, strict=True)]
         rows = zip(rates, a, v, biases(b2, count, v), eps, strict=True)
         updates = [rate * x / (root(y / c) + e) for rate, x, y, c, e in rows]
-        moments = {key: tree.unflatten(params, x) for key, x in (("a", a), ("b", b), ("v", v))}
+        moments = {key: tree.unflatten(params, x) for key, x in (("real", a), ("imag", b), ("v", v))}
         return tree.unflatten(params, updates), {**moments, "count": count}
 
     def flat_state(self, state: Any) -> Any:
         """The state for all weights in one vector, or None where a setting is not one number for all."""
         if not all(is_scalar(x) for x in (self.learning_rate, self.modulus, self.argument, self.b2, self.eps)):
             return None
-        return {**{key: joined(state[key]) for key in ("a", "b", "v")}, "count": state["count"]}
+        return {**{key: joined(state[key]) for key in ("real", "imag", "v")}, "count": state["count"]}
 
     def torch_optimizer(self, named_params: Mapping[str, Tensor], state: Any) -> ComplexAdam:
         """ComplexAdam over these params with these settings as floats, which goes on from the state."""
@@ -156,6 +156,6 @@ def _hand_over(
 ) -> None:
     """The velocity, as the drop-ins hold it: its imaginary part times -β_i."""
     imaginary = modulus * math.sin(argument)
-    a, b = tree.named_leaves(state["a"]), tree.named_leaves(state["b"])
+    a, b = tree.named_leaves(state["real"]), tree.named_leaves(state["imag"])
     for name, param in named_params.items():
         optimizer.state[param] = {"velocity": a[name].detach().clone(), "turn": b[name].detach() * -imaginary}
