@@ -27,6 +27,7 @@ NAMES = (
     "mixture-gan",
     "logistic-map",
     "prisoners-dilemma",
+    "two-player-maps",
 )
 """In the order of the thesis; `a-b` is the module nestgrad_lab.studies.a_b."""
 
