@@ -75,6 +75,10 @@ RULES: dict[str, Tuned] = {
         _rate(eps=_EPS, decay=_DECAY, slowing=Softplus(0.2)),
     ),
     "lion": Tuned(lambda o, h: o.lion(h["lr"], 0.8, 0.9, h["decay"]), _rate(decay=_DECAY)),
+    "complex momentum": Tuned(
+        lambda o, h: o.complex_momentum(h["lr"], h["modulus"], h["argument"]),
+        _rate(modulus=Logit(0.7), argument=Real(0.5)),
+    ),
     "clipped sgd": Tuned(
         lambda o, h: o.clipped(o.sgd(h["lr"], h["momentum"]), h["max_norm"]),
         _rate(momentum=_MOMENTUM, max_norm=Log10(0.5)),
