@@ -28,6 +28,7 @@ NAMES = (
     "logistic-map",
     "prisoners-dilemma",
     "two-player-maps",
+    "gan-exponents",
 )
 """In the order of the thesis; `a-b` is the module nestgrad_lab.studies.a_b."""
 

@@ -16,17 +16,21 @@ Losses are the discounted mean of what a round costs: 2 where both defect, 1 whe
 a player, of cooperation at first and after CC, CD, DC, DD (its own action first), discount 0.96. small dilemma: one
 logit, after the other's defection cooperation is frozen at σ(-3), discount 0.9. Where play ends is named by its losses:
 defection, both at least 1.9; cooperation, both at most 1.1, as those of tit-for-tat are; else other. answered: ends in
-cooperation with either player's defection likelier than not after the other's (CD). search: from a random start up the
+cooperation with either player's defection likelier than not after the other's (CD). returned: ends in cooperation with
+a player who, where the two have done different things (CD, DC), is likelier than not to do what the other did, as
+tit-for-tat does. search: from a random start up the
 largest exponent of gradient descent's own map, then branches to both sides along its leading directions, optimised by
-gradient descent. no ascent: the same from the start itself. random directions: branches from the same starts, as far,
-along random directions, in several draws. products: with Jacobians of a step, that is with second derivatives; steps:
+gradient descent. no ascent: the same from the start itself. LOLA search: a search with the map of LOLA in the place of
+gradient descent's, its branches optimised by LOLA. random directions: branches from the same starts, as far as the
+search's, along random directions, in several draws, optimised by gradient descent. products: with Jacobians of a step, that is with second derivatives; steps:
 of play, in all. full: more of everything. All settings are our own."""
+SEARCHES = ("no ascent", "search", "LOLA search")
 KINDS = ("defection", "cooperation", "other")
 DEFECTION, COOPERATION = 1.9, 1.1
 
 
 def pieces(settings: Settings) -> list[Piece]:
-    """Descents and LOLA from starts of each spread, the control, and a search each from every start."""
+    """Descents and LOLA from starts of each spread, the control, and searches from every start."""
     found: list[Piece] = []
     for name in settings.games:
         found += [
@@ -35,7 +39,7 @@ def pieces(settings: Settings) -> list[Piece]:
             for way in ("gradients", "LOLA")
         ]
         found.append(Piece(f"{name}: random directions", {"game": name, "way": "control"}))
-        for way in ("no ascent", "search"):
+        for way in SEARCHES:
             found += [
                 Piece(f"{name}: {way} {k + 1}", {"game": name, "way": way, "which": k})
                 for k in range(settings.searches)
@@ -53,7 +57,7 @@ def work(settings: Settings, piece: Piece, context: Context) -> Arrays:
         return torch_side.descended(settings, name, told["spread"], context, shaping=way == "LOLA")
     if way == "control":
         return torch_side.controlled(settings, name, settings.distances[settings.games.index(name)], context)
-    return torch_side.searched(settings, name, told["which"], ascent=way == "search", context=context)
+    return torch_side.searched(settings, name, told["which"], way, context)
 
 
 def kind(losses: Array) -> str:
@@ -74,12 +78,20 @@ def answered(one: Arrays) -> int:
     return len(both) if both.shape[-1] == 1 else int((both[..., 2] < 0.0).all(-1).sum())
 
 
+def returned(one: Arrays) -> int:
+    """Ends in cooperation with a player of negative logit after CD and a positive one after DC; 0 of one logit."""
+    both = one["end"][[each == KINDS[1] for each in kinds(one)]]
+    return 0 if both.shape[-1] == 1 else int(((both[..., 2] < 0.0) & (both[..., 3] > 0.0)).any(-1).sum())
+
+
 def tables(settings: Settings, results: Results) -> list[Table]:
     """What each way finds; the searches one by one; the solutions' strategies."""
     found: list[Table] = []
     for name in settings.games:
         rows = [_row(settings, way, group) for way, group in _ways(settings, results, name).items()]
-        found.append(Table(f"What is found, {name}", ["way", "ends", *KINDS, "answered", "products", "steps"], rows))
+        found.append(
+            Table(f"What is found, {name}", ["way", "ends", *KINDS, "answered", "returned", "products", "steps"], rows)
+        )
         each = [_search_row(settings, way, one) for way, one in _searches(results, name)]
         columns = ["search", "exponent", "ends", *KINDS, "both", "products", "steps"]
         found.append(Table(f"The searches, {name}", columns, each))
@@ -102,7 +114,8 @@ def _row(settings: Settings, way: str, group: list[Arrays]) -> list[Cell]:
     ends = [one for each in group for one in kinds(each)]
     products = sum(int(one["products"]) for one in group) if "products" in group[0] else 0
     steps = sum(int(one["updates"]) if "updates" in one else settings.steps * len(one["losses"]) for one in group)
-    return [way, len(ends), *(ends.count(one) for one in KINDS), sum(map(answered, group)), products, steps]
+    counts = [ends.count(one) for one in KINDS]
+    return [way, len(ends), *counts, sum(map(answered, group)), sum(map(returned, group)), products, steps]
 
 
 def _searches(results: Results, name: str) -> list[tuple[str, Arrays]]:
@@ -122,7 +135,8 @@ def _strategies(results: Results, name: str) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
     for way, one in _searches(results, name):
         for losses, logits, each in zip(one["losses"], one["end"], kinds(one), strict=True):
-            if not way.startswith("search") or any(row[1] == each for row in rows):
+            family = way.rstrip("0123456789 ")
+            if family == SEARCHES[0] or any(row[0].startswith(family) and row[1] == each for row in rows):
                 continue
             told = " ".join(f"{value:.3f}" for value in losses)
             chances = 1.0 / (1.0 + np.exp(-logits))

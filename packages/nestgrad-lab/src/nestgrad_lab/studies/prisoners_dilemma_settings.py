@@ -13,6 +13,7 @@ class Settings:
     LOLA. searches: starts of the search, of the deviation search_spread. ascent_steps, ascent_rates: of Adam up the
     largest exponent. distances: how far branches begin from their point, in logits. directions: leading ones, each to
     both sides. exponent_steps, refinements: of the exponents. controls: draws of random directions from each start.
+    shaped_*: the same of the search along LOLA's map, in either game.
     """
 
     games: tuple[str, ...] = ("small dilemma", "dilemma")
@@ -30,6 +31,12 @@ class Settings:
     exponent_steps: int = 10
     refinements: int = 3
     controls: int = 10
+    shaped_look_ahead: float = 5.0
+    shaped_ascent_steps: int = 15
+    shaped_ascent_rate: float = 0.1
+    shaped_distance: float = 2.0
+    shaped_exponent_steps: int = 5
+    shaped_refinements: int = 2
 
 
 SMALL = Settings()

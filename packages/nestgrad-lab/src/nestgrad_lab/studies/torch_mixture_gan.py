@@ -42,19 +42,27 @@ class Gan:
             name: ng.optim.complex_momentum(*(self._like(weights, column) for column in columns))
             for name, weights in self.players.items()
         }
-        self._play = ng.Play(self.game, optimizer=rules, turns="alternating", throw=False)
+        self.play = ng.Play(self.game, optimizer=rules, turns="alternating", throw=False)
 
     def run(self, tick: Callable[[float], None]) -> Arrays:
         """Samples at every look, (looks, choices, seeds, samples, 2), NaN where a run has diverged."""
-        state, seen, every = self._play.init(self.players), [], max(1, self._settings.steps // LOOKS)
+        state, seen, every = self.play.init(self.players), [], max(1, self._settings.steps // LOOKS)
         for step in range(self._settings.steps):
-            state, _ = self._play.step(state, self._batch(self._settings.batch))
+            state, _ = self.play.step(state, self._batch(self._settings.batch))
             if (step + 1) % every == 0:
                 seen.append(self._samples(state["players"]["generator"]))
             if step % 20 == 0:
                 tick(step / self._settings.steps)
         self.players = state["players"]
         return {"samples": torch.stack(seen[-LOOKS:]).cpu().numpy()}
+
+    def begin(self) -> ng.PlayState:
+        """The state of play before the first step, in float64."""
+        return self.play.init({name: {k: x.double() for k, x in one.items()} for name, one in self.players.items()})
+
+    def batch(self, rows: int) -> dict[str, Tensor]:
+        """The next batch, in float64."""
+        return {name: x.double() for name, x in self._batch(rows).items()}
 
     def put(self, weights: Mapping[str, Array]) -> None:
         """Take weights "player.name", each without an axis of runs, in place of its own."""
@@ -65,7 +73,7 @@ class Gan:
 
     def spectrum(self) -> Array:
         """Eigenvalues of the game Jacobian of the one run there is, on a batch of its own, in float64."""
-        batch = {name: value.double() for name, value in self._batch(self._settings.spectrum_rows).items()}
+        batch = self.batch(self._settings.spectrum_rows)
         players = {name: {k: x.double() for k, x in one.items()} for name, one in self.players.items()}
         jacobian = ng.game_jacobian(self.game, players, batch, max_params=10_000)
         return np.linalg.eigvals(jacobian.cpu().numpy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -56,22 +57,31 @@ def controlled(settings: Settings, name: str, distance: float, context: Context)
     return played(settings, name, both.flatten(0, 1), ng.Simultaneous(), context)
 
 
-def searched(settings: Settings, name: str, which: int, *, ascent: bool, context: Context) -> Arrays:
+def searched(settings: Settings, name: str, which: int, way: str, context: Context) -> Arrays:
     """One start of the search: where its branches end, the point they begin at, what it cost."""
     place = settings.games.index(name)
     start = drawn(name, settings.searches, settings.search_spread, 1, context)[which]
-    up = ng.Ascent(optimizer=ng.optim.adam(settings.ascent_rates[place]), steps=settings.ascent_steps[place])
-    branching = ng.Branching(
+    plain = ng.Branching(
         distance=settings.distances[place],
         num_directions=min(settings.directions, start.numel()),
         num_steps=settings.exponent_steps,
         refinements=settings.refinements,
-        ascent=up if ascent else None,
         max_steps=settings.steps,
         tolerance=0.0,
         seed=context.seed,
     )
-    search = ng.BranchingSearch(games.game(name), optimizer=ng.optim.sgd(settings.step_size), branching=branching)
+    up = ng.Ascent(optimizer=ng.optim.adam(settings.ascent_rates[place]), steps=settings.ascent_steps[place])
+    branching = {
+        "no ascent": plain,
+        "search": dataclasses.replace(plain, ascent=up),
+        "LOLA search": _shaped(settings, plain),
+    }[way]
+    search = ng.BranchingSearch(
+        games.game(name),
+        optimizer=ng.optim.sgd(settings.step_size),
+        direction=ng.LOLA(look_ahead=settings.shaped_look_ahead) if way == "LOLA search" else ng.Simultaneous(),
+        branching=branching,
+    )
     state: Any = search.init([games.both(start)])
     point, largest = start, float("nan")
     while not search.finished(state):
@@ -91,6 +101,18 @@ def searched(settings: Settings, name: str, which: int, *, ascent: bool, context
         "path": np.array([one["path"][-1] for one in state["solutions"]]),
         **_ended(name, ends),
     }
+
+
+def _shaped(settings: Settings, plain: ng.Branching) -> ng.Branching:
+    """The search along LOLA's map."""
+    optimizer = ng.optim.adam(settings.shaped_ascent_rate)
+    return dataclasses.replace(
+        plain,
+        distance=settings.shaped_distance,
+        num_steps=settings.shaped_exponent_steps,
+        refinements=settings.shaped_refinements,
+        ascent=ng.Ascent(optimizer=optimizer, steps=settings.shaped_ascent_steps),
+    )
 
 
 def _ended(name: str, ends: Tensor) -> dict[str, Array]:
