@@ -73,7 +73,7 @@ def branches_begin_on_both_sides_along_the_leading_directions(ctx: Context, draw
 @check(*_NEEDS)
 def a_branch_of_no_length_is_plain_play(ctx: Context, draw: Draw) -> None:
     """T2: with distance 0 both branches end where the optimizer alone does, with its losses, in as many steps."""
-    w, steps = 1.5 * np.tanh(draw.normal(2)), 15
+    w, steps = 1.5 * np.tanh(draw.normal(2)), 10
     how = Branching(distance=0.0, num_steps=1, refinements=0, max_steps=steps, tolerance=0.0)
     search = _search(ctx.harness, WellsLoss, how)
     ended = search.run(_begun(ctx, search, w))
@@ -88,7 +88,8 @@ def a_branch_of_no_length_is_plain_play(ctx: Context, draw: Draw) -> None:
         assert abs(loss - right) <= limit * 10.0, f"loss {loss}, expected {right}"
         norm, slope = solution["direction_norm"], float(np.linalg.norm(end**3 - end))
         assert abs(norm - slope) <= limit * 10.0, f"direction of length {norm}, expected {slope}"
-        assert solution["steps"] == steps and not solution["converged"], f"{solution['steps']} steps, expected {steps}"
+        assert solution["converged"] == (norm == 0.0), f"converged {solution['converged']} where |direction| is {norm}"
+        assert solution["steps"] == steps or norm == 0.0, f"{solution['steps']} steps, expected {steps}"
 
 
 @check(*_NEEDS)
