@@ -26,6 +26,7 @@ TINY = dataclasses.replace(
     exponent_steps=5,
     refinements=2,
     controls=2,
+    shaped_ascent_steps=10,
 )
 CONTEXT = Context(seed=0, device="cpu", backend="torch", results={}, tick=lambda share: None)
 
@@ -101,6 +102,14 @@ def test_gradients_find_defection_and_the_search_both(results):
     assert found["path"].tolist() == [[0, 1], [0, -1], [1, 1], [1, -1]]
 
 
+def test_the_search_along_lolas_map_finds_both_as_well(results):
+    found = results["small dilemma: LOLA search 1"]
+    assert {"defection", "cooperation"} <= set(study.kinds(found))
+    size = (2 * TINY.shaped_refinements + 1) * TINY.shaped_exponent_steps
+    ascent = TINY.shaped_ascent_steps * (size + 2 * TINY.shaped_exponent_steps)
+    assert found["products"] == ascent + 2 * size
+
+
 def test_the_control_begins_as_far_away(results):
     one = results["small dilemma: random directions"]
     start = results["small dilemma: search 1"]["start"]
@@ -112,9 +121,9 @@ def test_the_control_begins_as_far_away(results):
 def test_the_tables_count_what_was_found(results):
     found, searches, strategies = study.tables(TINY, results)
     rows = {row[0]: row[1:] for row in found.rows}
-    assert rows["gradients, spread 0.3"] == [6, 6, 0, 0, 0, 0, 6 * TINY.steps]
+    assert rows["gradients, spread 0.3"] == [6, 6, 0, 0, 0, 0, 0, 6 * TINY.steps]
     assert rows["search"][-2:] == [int(results["small dilemma: search 1"][name]) for name in ("products", "updates")]
-    assert [row[0] for row in searches.rows] == ["no ascent 1", "search 1"]
+    assert [row[0] for row in searches.rows] == ["no ascent 1", "search 1", "LOLA search 1"]
     assert not strategies.rows
     assert set(study.figures(TINY, results)) == {"losses"}
 
@@ -123,3 +132,5 @@ def test_ends_are_named_by_their_losses():
     assert [study.kind(np.array(each)) for each in ((2.0, 1.95), (1.05, 1.0), (1.0, 1.5))] == list(study.KINDS)
     ends = np.array([[[1.0, 1.0, -1.0, 0.0, 0.0]] * 2, [[1.0, 1.0, 1.0, 0.0, 0.0]] * 2])
     assert study.answered({"losses": np.ones((2, 2)), "end": ends}) == 1
+    ends[1, 0, 2:4] = -1.0, 1.0
+    assert study.returned({"losses": np.ones((2, 2)), "end": ends}) == 1

@@ -20,15 +20,16 @@ def sgd(
     """d = g + weight_decay · w;  v ← momentum · v + (1 - dampening) d;  update = -learning_rate ⊙ v.
 
     On the first step v = d whatever the dampening; with nesterov the update is -learning_rate ⊙ (d + momentum · v).
-    The state is {"trace": v}, v zero at first, and beside it "count" where there is a dampening. Raises InvalidInput
-    for nesterov with a dampening.
+    The state is {"trace": v}, v zero at first, and beside it "count" where there is a dampening; with momentum the
+    number 0 the trace is None. Raises InvalidInput for nesterov with a dampening.
     """
     damped = not is_zero(dampening)
     if nesterov and damped:
         raise InvalidInput(f"sgd: nesterov=True with dampening {dampening!r}, limit: 0. Remedy: leave dampening out.")
 
     def init(params: Any) -> Any:
-        return {"trace": zeros(params), **({"count": no_steps()} if damped else {})}
+        trace = None if is_zero(momentum) else zeros(params)
+        return {"trace": trace, **({"count": no_steps()} if damped else {})}
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         slopes, mu = decayed("sgd", grads, params, weight_decay), spread(momentum, grads)
@@ -37,8 +38,9 @@ def sgd(
             first = state["count"] == 0
             added = jax.tree.map(lambda d, tau: jnp.where(first, d, (1.0 - tau) * d), slopes, spread(dampening, grads))
             counted = {"count": state["count"] + 1}
-        trace = jax.tree.map(lambda v, d, m: m * v + d, state["trace"], added, mu)
+        kept = state["trace"]
+        trace = added if kept is None else jax.tree.map(lambda v, d, m: m * v + d, kept, added, mu)
         moves = jax.tree.map(lambda d, v, m: d + m * v, slopes, trace, mu) if nesterov else trace
-        return downhill(moves, learning_rate), {"trace": trace, **counted}
+        return downhill(moves, learning_rate), {"trace": None if kept is None else trace, **counted}
 
     return transformation(init, update)

@@ -14,16 +14,16 @@ from nestgrad_lab.studies.study import Arrays, Cell, Context, Piece, Results, St
 NOTE = """\
 Losses are the discounted mean of what a round costs: 2 where both defect, 1 where both cooperate. dilemma: five logits
 a player, of cooperation at first and after CC, CD, DC, DD (its own action first), discount 0.96. small dilemma: one
-logit, after the other's defection cooperation is frozen at σ(-3), discount 0.9. Where play ends is named by its losses:
-defection, both at least 1.9; cooperation, both at most 1.1, as those of tit-for-tat are; else other. answered: ends in
-cooperation with either player's defection likelier than not after the other's (CD). returned: ends in cooperation with
-a player who, where the two have done different things (CD, DC), is likelier than not to do what the other did, as
-tit-for-tat does. search: from a random start up the
-largest exponent of gradient descent's own map, then branches to both sides along its leading directions, optimised by
-gradient descent. no ascent: the same from the start itself. LOLA search: a search with the map of LOLA in the place of
-gradient descent's, its branches optimised by LOLA. random directions: branches from the same starts, as far as the
-search's, along random directions, in several draws, optimised by gradient descent. products: with Jacobians of a step, that is with second derivatives; steps:
-of play, in all. full: more of everything. All settings are our own."""
+logit, after the other's defection cooperation is frozen at σ(-3), discount 0.9. Where play ends is named by its
+losses: defection, both at least 1.9; cooperation, both at most 1.1, as those of tit-for-tat are; else other. answered:
+ends in cooperation with either player's defection likelier than not after the other's (CD). returned: ends in
+cooperation with a player who, where the two have done different things (CD, DC), is likelier than not to do what the
+other did, as tit-for-tat does. search: from a random start up the largest exponent of gradient descent's own map, then
+branches to both sides along its leading directions, optimised by gradient descent. no ascent: the same from the start
+itself. LOLA search: a search with the map of LOLA in the place of gradient descent's, its branches optimised by LOLA.
+random directions: branches from the same starts, as far as the search's, along random directions, in several draws,
+optimised by gradient descent. products: with Jacobians of a step, that is with second derivatives; steps: of play, in
+all. full: more of everything. All settings are our own."""
 SEARCHES = ("no ascent", "search", "LOLA search")
 KINDS = ("defection", "cooperation", "other")
 DEFECTION, COOPERATION = 1.9, 1.1
@@ -133,11 +133,13 @@ def _search_row(settings: Settings, way: str, one: Arrays) -> list[Cell]:
 
 def _strategies(results: Results, name: str) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
+    shown: set[tuple[str, str]] = set()
     for way, one in _searches(results, name):
         for losses, logits, each in zip(one["losses"], one["end"], kinds(one), strict=True):
             family = way.rstrip("0123456789 ")
-            if family == SEARCHES[0] or any(row[0].startswith(family) and row[1] == each for row in rows):
+            if family == SEARCHES[0] or (family, each) in shown:
                 continue
+            shown.add((family, each))
             told = " ".join(f"{value:.3f}" for value in losses)
             chances = 1.0 / (1.0 + np.exp(-logits))
             for which, player in enumerate(("one", "two")):
