@@ -111,12 +111,20 @@ def best_momentum(spectrum: Any, *, argument: float | None = None, turns: Turns 
         angle = argument if argument is not None else math.pi * (0.5 - 0.5 * math.cos(point[2]))
         return rate(values / size, step_size=step, momentum=modulus * np.exp(1j * angle), turns=turns)
 
-    angles = [0.0] if argument is not None else list(np.linspace(0.15, math.pi - 0.15, 9))
+    angles = [0.0] if argument is not None else list(np.linspace(0.0, math.pi, 11))
     grid = [[math.log(s), b, a] for s in _STEPS for b in _LOGITS for a in angles]
     tried = sorted(grid, key=found)[:_STARTS]
     options = {"xatol": 1e-8, "fatol": 1e-10, "maxfev": 600}
-    ends = [scipy.optimize.minimize(found, start, method="Nelder-Mead", options=options) for start in tried]
-    best = min(ends, key=lambda end: end.fun)
+
+    def refined(start: Any) -> Any:
+        return scipy.optimize.minimize(found, start, method="Nelder-Mead", options=options)
+
+    best = min((refined(start) for start in tried), key=lambda end: end.fun)
+    for _ in range(_RESTARTS):  # the least rate is where roots meet: an edge, along which a simplex goes flat
+        again = refined(best.x)
+        if again.fun > best.fun - 1e-9:
+            break
+        best = again
     step, modulus = math.exp(best.x[0]), 1.0 / (1.0 + math.exp(-best.x[1]))
     angle = argument if argument is not None else math.pi * (0.5 - 0.5 * math.cos(best.x[2]))
     return BestMomentum(step_size=step / size, momentum=complex(modulus * np.exp(1j * angle)), rate=float(best.fun))
@@ -135,9 +143,10 @@ def recommend_argument(
     return tuple(sorted(found, key=lambda best: best.rate))
 
 
-_STEPS = tuple(np.geomspace(0.03, 3.0, 12))
+_STEPS = tuple(np.geomspace(0.003, 3.0, 18))  # small arguments ask for small steps
 _LOGITS = tuple(np.linspace(-3.0, 4.0, 10))
 _STARTS = 3
+_RESTARTS = 20
 
 
 def _filter(step_size: complex, momentum: complex) -> tuple[np.ndarray, np.ndarray]:

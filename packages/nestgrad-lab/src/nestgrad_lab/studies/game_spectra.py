@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cmath
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -59,24 +58,8 @@ def rate_map(spectrum: Sequence[complex], step_sizes: Sequence[float], momenta: 
 
 
 def least_rate(spectrum: Sequence[complex], argument: float, turns: str) -> float:
-    """The least rate at this argument of β: of a grid of step sizes from 0.002/|λ| on, refined; 1 where none is below.
-
-    nestgrad_reference.spectra.best_momentum begins at 0.03/|λ|: arguments below π/8 need smaller steps.
-    """
-    import scipy  # noqa: PLC0415  (slow to import)
-
-    size, rate = max(map(abs, spectrum)), spectra().rate
-
-    def found(point: Sequence[float]) -> float:
-        modulus = 1.0 / (1.0 + math.exp(-point[1]))
-        step = math.exp(point[0]) / size
-        return rate(spectrum, step_size=step, momentum=cmath.rect(modulus, argument), turns=turns)
-
-    grid = [(a, b) for a in np.linspace(math.log(0.002), math.log(4.0), 20) for b in np.linspace(-4.0, 4.0, 12)]
-    options = {"xatol": 1e-8, "fatol": 1e-10, "maxfev": 500}
-    starts = sorted(grid, key=found)[:3]
-    ends = [scipy.optimize.minimize(found, start, method="Nelder-Mead", options=options).fun for start in starts]
-    return min(*map(float, ends), 1.0)
+    """The least rate at this argument of β, by search; 1 where none is below."""
+    return min(spectra().best_momentum(spectrum, argument=argument, turns=turns).rate, 1.0)
 
 
 def length(rate: float, steps: int) -> int:

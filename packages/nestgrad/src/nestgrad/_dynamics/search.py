@@ -216,7 +216,7 @@ def _optimise(explorer: Explorer, how: Branching, state: SearchState, taken: Ent
             if exponent > least:
                 _put(state, "point", at, taken["path"], exponent, explorer.mean_loss(at))
                 return
-        if converged or lost or taken_steps >= how.max_steps:
+        if converged or lost or taken_steps >= how.max_steps or not down.steps:
             break
     state["solutions"].append(
         {
