@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -66,15 +67,36 @@ def _start(params: Any) -> Any:
 
 
 def _turned(grads: Any, state: Any, modulus: Any, argument: Any) -> Any:
-    """β μ - g, by its real and imaginary parts."""
+    """β μ - g, by its real and imaginary parts.
+
+    With numbers for settings the imaginary part comes first and the real part is had from the new one, which is the
+    same: so neither needs a copy of the other's old buffer, when these are donated.
+    """
+    a, b = state["real"], state["imag"]
+    if (known := _numbers(modulus, argument)) is not None:
+        c, s = known
+        imag = jax.tree.map(lambda a, b: s * a + c * b, a, b)
+        real = jax.tree.map(lambda g, a, b: ((c * c + s * s) / c) * a - (s / c) * b - g, grads, a, imag)
+        return {"real": real, "imag": imag}
     sizes, angles = spread(modulus, grads), spread(argument, grads)
     along = jax.tree.map(lambda r, phi: r * jnp.cos(phi), sizes, angles)
     turning = jax.tree.map(lambda r, phi: r * jnp.sin(phi), sizes, angles)
-    a, b = state["real"], state["imag"]
     return {
         "real": jax.tree.map(lambda g, a, b, c, s: c * a - s * b - g, grads, a, b, along, turning),
         "imag": jax.tree.map(lambda a, b, c, s: s * a + c * b, a, b, along, turning),
     }
+
+
+_LEAST_COSINE = 0.25
+"""Of β below which the real part is not had from the new imaginary one, as rounding grows by the inverse."""
+
+
+def _numbers(modulus: Any, argument: Any) -> tuple[float, float] | None:
+    """(Re β, Im β) where both settings are numbers, β turns, and no more than 4 roundings are made of one."""
+    if not (isinstance(modulus, (int, float)) and isinstance(argument, (int, float))) or modulus == 0 or argument == 0:
+        return None
+    cosine = math.cos(argument)
+    return (modulus * cosine, modulus * math.sin(argument)) if abs(cosine) >= _LEAST_COSINE else None
 
 
 def _uphill(moves: Any, rate: Any) -> Any:
