@@ -237,6 +237,9 @@ def stepped(optimizer, held, step):
 DROP_INS = {
     "complex_momentum": (optim.ComplexMomentum, optim.complex_momentum),
     "complex_adam": (optim.ComplexAdam, optim.complex_adam),
+    "aggregated_momentum": (optim.AggregatedMomentum, optim.aggregated_momentum),
+    "recurrently_linked_momentum": (optim.RecurrentlyLinkedMomentum, optim.recurrently_linked_momentum),
+    "optimistic": (optim.Optimistic, optim.optimistic),
 }
 
 
@@ -271,7 +274,22 @@ def test_a_drop_in_decays_as_sgd_does():
 
 
 @pytest.mark.parametrize("name", DROP_INS)
-def test_a_drop_in_goes_on_from_its_state_dict_and_from_a_rule(name):
+def test_a_drop_in_goes_on_from_its_state_dict(name):
+    kind, held = DROP_INS[name][0], leaves_of(params())
+    optimizer = kind(held.values(), *SETTINGS[name])
+    for step in range(7):
+        stepped(optimizer, held, step)
+    again = {n: x.detach().clone().requires_grad_() for n, x in held.items()}
+    loaded = kind(again.values(), *SETTINGS[name])
+    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for step in range(7, 14):
+        for each, leaves in ((optimizer, held), (loaded, again)):
+            stepped(each, leaves, step)
+        assert distance(again, held) == 0.0
+
+
+@pytest.mark.parametrize("name", ["complex_momentum", "complex_adam"])
+def test_a_drop_in_goes_on_from_a_rule(name):
     kind, rule = DROP_INS[name]
     held, rule = leaves_of(params()), rule(*SETTINGS[name])
     optimizer, w, state = kind(held.values(), *SETTINGS[name]), params(), rule.init(params())
@@ -279,16 +297,22 @@ def test_a_drop_in_goes_on_from_its_state_dict_and_from_a_rule(name):
         stepped(optimizer, held, step)
         updates, state = rule.update(drawn(step), state, w)
         w = ng.tree.map(torch.add, w, updates)
-    again = {n: x.detach().clone().requires_grad_() for n, x in held.items()}
-    loaded = kind(again.values(), 5.0)
-    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     followed = leaves_of(w)
     following = rule.torch_optimizer(followed, state)
     for step in range(7, 14):
-        for each, leaves in ((optimizer, held), (loaded, again), (following, followed)):
+        for each, leaves in ((optimizer, held), (following, followed)):
             stepped(each, leaves, step)
-        assert distance(again, held) == 0.0
         assert distance(followed, held) < 1e-12
+
+
+def test_a_drop_in_leaves_the_gradients_it_was_given():
+    held = leaves_of(params())
+    for name, (kind, _) in DROP_INS.items():
+        optimizer = kind(held.values(), *SETTINGS[name])
+        for step in range(3):
+            stepped(optimizer, held, step)
+            for path, g in ng.tree.named_leaves(drawn(step)).items():
+                assert torch.equal(held[path].grad, g)
 
 
 def test_a_drop_in_follows_schedulers_closures_and_params_without_a_gradient():
@@ -317,6 +341,14 @@ def test_what_a_drop_in_or_a_rule_cannot_have_is_named():
         optim.ComplexAdam(x, -1)
     with pytest.raises(ng.InvalidInput, match=r"argument: got nan, limit: finite"):
         optim.ComplexMomentum(x, 0.1, 0.5, math.nan)
+    with pytest.raises(
+        ng.InvalidInput, match=r"AggregatedMomentum\.momenta: got \(0\.5, 1\.0\), limit: 1 or more, each"
+    ):
+        optim.AggregatedMomentum(x, 0.1, [0.5, 1.0])
+    with pytest.raises(ng.InvalidInput, match=r"RecurrentlyLinkedMomentum: mixing with rows of \[1\], 2 inputs and 2"):
+        optim.RecurrentlyLinkedMomentum(x, [[0.5]], [1.0, 1.0], [0.1, 0.1])
+    with pytest.raises(ng.InvalidInput, match=r"Optimistic\.lr: got -0\.1, limit: a number from 0"):
+        optim.Optimistic(x, -0.1)
     table = torch.nn.Embedding(3, 2, sparse=True)
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(ng.InvalidInput, match="1 gradients are sparse, limit 0"):

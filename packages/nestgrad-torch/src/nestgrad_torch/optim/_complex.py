@@ -13,7 +13,7 @@ from torch import Tensor
 from nestgrad import tree
 from nestgrad_torch.optim._adam import biases
 from nestgrad_torch.optim._common import as_number, is_scalar, joined, root, spread, zeros
-from nestgrad_torch.optim._drop_ins import ComplexAdam, ComplexMomentum
+from nestgrad_torch.optim._complex_drop_ins import ComplexAdam, ComplexMomentum
 from nestgrad_torch.optim._schedules import schedulable
 
 

@@ -14,7 +14,7 @@ from nestgrad_torch.optim._schedules import schedulable
 
 
 @dataclass(frozen=True, slots=True)
-class AggregatedMomentum:
+class AggregatedMomentumRule:
     """μ_m ← momenta_m μ_m - g for each of M velocities;  w ← w + learning_rate / M Σ_m μ_m.
 
     momenta: M floats or 0-d tensors, or a vector. learning_rate: a float, a 0-d tensor, or a tree shaped like params.
@@ -40,7 +40,7 @@ class AggregatedMomentum:
 
 
 @dataclass(frozen=True, slots=True)
-class RecurrentlyLinkedMomentum:
+class RecurrentlyLinkedMomentumRule:
     """V ← mixing V - inputs ⊗ g;  w ← w + outputsᵀ V, V being M velocities.
 
     mixing: (M, M); inputs, outputs: (M,); each a tensor, or lists of floats and 0-d tensors. Aggregated momentum is
@@ -79,7 +79,7 @@ class RecurrentlyLinkedMomentum:
 
 
 @dataclass(frozen=True, slots=True)
-class Optimistic:
+class OptimisticRule:
     """w ← w - learning_rate (2 g - g_before), g_before = g on the first step.
 
     learning_rate: a float, a 0-d tensor, or a tree shaped like params. The state is {"before", "count"}.
@@ -107,22 +107,22 @@ class Optimistic:
 
 
 @schedulable
-def aggregated_momentum(learning_rate: Any, momenta: Any) -> AggregatedMomentum:
-    """Functional aggregated momentum; see AggregatedMomentum for the formula."""
+def aggregated_momentum(learning_rate: Any, momenta: Any) -> AggregatedMomentumRule:
+    """Functional aggregated momentum; see AggregatedMomentumRule for the formula."""
     if not len(momenta):
         raise InvalidInput("aggregated_momentum: 0 momenta, limit: at least 1. Remedy: [0.0, 0.9, 0.99].")
-    return AggregatedMomentum(learning_rate, momenta)
+    return AggregatedMomentumRule(learning_rate, momenta)
 
 
-def recurrently_linked_momentum(mixing: Any, inputs: Any, outputs: Any) -> RecurrentlyLinkedMomentum:
-    """Functional recurrently linked momentum; see RecurrentlyLinkedMomentum for the formula."""
-    return RecurrentlyLinkedMomentum(mixing, inputs, outputs)
+def recurrently_linked_momentum(mixing: Any, inputs: Any, outputs: Any) -> RecurrentlyLinkedMomentumRule:
+    """Functional recurrently linked momentum; see RecurrentlyLinkedMomentumRule for the formula."""
+    return RecurrentlyLinkedMomentumRule(mixing, inputs, outputs)
 
 
 @schedulable
-def optimistic(learning_rate: Any) -> Optimistic:
-    """Functional optimistic gradient descent; see Optimistic for the formula."""
-    return Optimistic(learning_rate)
+def optimistic(learning_rate: Any) -> OptimisticRule:
+    """Functional optimistic gradient descent; see OptimisticRule for the formula."""
+    return OptimisticRule(learning_rate)
 
 
 def _stacks(count: int, params: Any) -> Any:

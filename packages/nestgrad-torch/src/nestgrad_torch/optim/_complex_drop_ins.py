@@ -6,53 +6,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nestgrad import InvalidInput
+from nestgrad_torch.optim._drop_in import DropIn
 
 
-class _Complex(torch.optim.Optimizer):
-    """What both share: settings, gradients with weight decay, the turning velocity.
+class _Complex(DropIn):
+    """What both share: the turning velocity.
 
     Beside the velocity a = Re μ a param's state holds e = -β_i Im μ, with which a step is
     e ← e + β_r a, a ← β_r e - |β|² a, and then e - g is the new velocity and a the new e: no copy is made.
     So modulus and argument are to stay as they are during a run; lr may change.
     """
 
+    limits = {**DropIn.limits, "modulus": 1.0}  # noqa: RUF012  (never changed)
+
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
-        limits = {"lr": math.inf, "modulus": 1.0, "b2": 1.0, "eps": math.inf, "weight_decay": math.inf}
-        for name, limit in limits.items():
-            value = defaults.get(name, 0.0)
-            if not isinstance(value, (int, float)) or not 0.0 <= value < limit:
-                raise InvalidInput(
-                    f"{type(self).__name__}.{name}: got {value!r}, limit: a number from 0 to below {limit:g}. "
-                    "Remedy: for settings that are tensors, nestgrad_torch.optim's functional rules."
-                )
+        super().__init__(params, defaults)
         if not math.isfinite(defaults["argument"]):
             raise InvalidInput(
                 f"{type(self).__name__}.argument: got {defaults['argument']!r}, limit: finite. Remedy: math.pi / 8."
             )
-        super().__init__(params, defaults)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step of every param that has a gradient; the closure's value, where there is one."""
-        value = None
-        if closure is not None:
-            with torch.enable_grad():
-                value = closure()
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                self._move(group, weights, _slopes(group, weights))
-        return value
-
-    def _move(self, group: dict[str, Any], weights: list[Tensor], slopes: list[Tensor]) -> None:
-        raise NotImplementedError
 
     def _velocities(self, group: dict[str, Any], weights: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
         """Re μ after this step, which the state then holds."""
@@ -102,6 +81,8 @@ class ComplexAdam(_Complex):
     β = modulus · exp(i argument); weight_decay and maximize as torch.optim.SGD has them.
     """
 
+    limits = {**_Complex.limits, "b2": 1.0, "eps": math.inf}  # noqa: RUF012  (never changed)
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -130,18 +111,3 @@ class ComplexAdam(_Complex):
         torch._foreach_sqrt_(scales)
         torch._foreach_add_(scales, group["eps"])
         torch._foreach_addcdiv_(weights, velocities, scales, group["lr"])
-
-
-def _slopes(group: dict[str, Any], weights: list[Tensor]) -> list[Tensor]:
-    """What the optimizer descends: gradients, turned round where it maximizes, with weight decay."""
-    slopes = [p.grad for p in weights if p.grad is not None]
-    sparse = sum(g.is_sparse for g in slopes)
-    if sparse:
-        raise InvalidInput(
-            f"complex momentum: {sparse} gradients are sparse, limit 0. Remedy: nn.Embedding(..., sparse=False)."
-        )
-    if group["maximize"]:
-        slopes = list(torch._foreach_neg(slopes))
-    if group["weight_decay"]:
-        slopes = list(torch._foreach_add(slopes, weights, alpha=group["weight_decay"]))
-    return slopes
