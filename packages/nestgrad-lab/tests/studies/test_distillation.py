@@ -9,6 +9,7 @@ pytest.importorskip("nestgrad_torch")
 
 from nestgrad_lab.errors import OptionError
 from nestgrad_lab.studies import distillation as study
+from nestgrad_lab.studies.distillation_settings import METHODS
 from nestgrad_lab.studies.study import Context, Piece
 
 TINY = dataclasses.replace(
@@ -40,7 +41,7 @@ def real(digits):
     return found(Piece(study.REAL))
 
 
-@pytest.mark.parametrize("method", study.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_ten_learned_images_teach_more_than_ten_real_ones(real, method):
     one = found(of(method))
     assert one["images"].shape == (2, 10, 64)

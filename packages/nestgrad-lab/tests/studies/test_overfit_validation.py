@@ -9,6 +9,7 @@ pytest.importorskip("nestgrad_torch")
 
 from nestgrad_lab.errors import OptionError
 from nestgrad_lab.studies import overfit_validation as study
+from nestgrad_lab.studies.overfit_validation_settings import MODELS
 from nestgrad_lab.studies.study import Context
 
 TINY = dataclasses.replace(
@@ -41,7 +42,7 @@ def test_a_decay_for_each_weight_fits_the_validation_rows_and_no_others(digits, 
     assert one["loss"][-1, 0, 2] > 5 * one["loss"][-1, 0, 1]
 
 
-@pytest.mark.parametrize("model", study.MODELS)
+@pytest.mark.parametrize("model", MODELS)
 def test_every_weight_has_a_decay_which_moves_unless_it_is_fixed(digits, model):
     short = dataclasses.replace(TINY, hyper_steps=4, looks=4)
     fixed, moved = (found(short, model, method) for method in ("fixed", "neumann"))

@@ -9,6 +9,7 @@ pytest.importorskip("nestgrad_torch")
 
 from nestgrad_lab.errors import DataError, OptionError
 from nestgrad_lab.studies import split_retrain as study
+from nestgrad_lab.studies.split_retrain_settings import KINDS
 from nestgrad_lab.studies.study import Context
 
 TINY = dataclasses.replace(study.SMALL, sizes=(100,), shares=(0.0, 0.25, 0.75), test_rows=300, runs=2, epochs=60)
@@ -22,7 +23,7 @@ def found(kind, settings=TINY):
 
 @pytest.fixture
 def results(digits):
-    return {f"100 rows, {kind}": found(kind) for kind in study.KINDS}
+    return {f"100 rows, {kind}": found(kind) for kind in KINDS}
 
 
 def test_what_is_found(results):
@@ -37,7 +38,7 @@ def test_what_is_found(results):
     assert (np.diff(gain) > 0).all()
     assert gain[-1] > 0.03
 
-    one, many = (results[f"100 rows, {kind}"]["validation"][1:].mean() for kind in study.KINDS)
+    one, many = (results[f"100 rows, {kind}"]["validation"][1:].mean() for kind in KINDS)
     assert many > one
 
     accuracy, rise = study.tables(TINY, results)

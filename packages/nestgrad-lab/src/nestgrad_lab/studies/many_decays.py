@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.drawing import new_figure, plain
+from nestgrad_lab.studies.many_decays_settings import FULL, PARTS, SMALL, Settings
 from nestgrad_lab.studies.study import Arrays, Context, Piece, Results, Study, Table
 
 NOTE = """\
@@ -21,52 +21,8 @@ small: 1,000 rows train, 1,000 validate, 20 hidden units; λ and unrolled runs a
 full: 10,000 rows of each kind, batches of 100, 50 hidden units, Adam of 1e-4. p(λ|λ̂) = N(λ̂, 1e-5), as in the text."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Numbers of a run.
-
-    start: every λ at first. unrolled_steps: of a run of training, unrolled_runs: so many of them, one a hyper step.
-    looks: losses are looked at so often, on all rows.
-    """
-
-    data: str = "mnist"
-    layers: tuple[int, ...] = (1, 2, 3)
-    hidden: int = 20
-    train_rows: int = 1000
-    valid_rows: int = 1000
-    test_rows: int = 2000
-    batch: int = 100
-    init_scale: float = 0.01
-    start: float = -3.0
-    rank: int = 10
-    samples: int = 2
-    variance: float = 1e-5
-    steps: int = 6000
-    rate: float = 1e-4
-    outer_rate: float = 1e-3
-    unrolled_steps: int = 100
-    unrolled_rate: float = 3e-3
-    unrolled_runs: int = 40
-    unrolled_outer_rate: float = 0.1
-    looks: int = 40
-
-
-SMALL = Settings()
-FULL = dataclasses.replace(
-    SMALL,
-    train_rows=10_000,
-    valid_rows=10_000,
-    test_rows=10_000,
-    hidden=50,
-    steps=200_000,
-    outer_rate=1e-4,
-    unrolled_steps=1000,
-    unrolled_rate=1e-3,
-    unrolled_runs=1000,
-)
 METHODS = ("hyper-training", "unrolled", "fixed")
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
-PARTS = ("train", "valid", "test")
 
 
 def pieces(settings: Settings) -> list[Piece]:

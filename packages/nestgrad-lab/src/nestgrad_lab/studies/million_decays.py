@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.drawing import line_styles, new_figure, plain
 from nestgrad_lab.studies.averages import mean_and_error
+from nestgrad_lab.studies.million_decays_settings import FULL, PARTS, SMALL, Settings
 from nestgrad_lab.studies.study import Arrays, Context, Piece, Results, Study, Table
 
 NOTE = """\
@@ -23,7 +23,6 @@ and the tuner's whole hyper step, in units of one training step by torch.optim.S
 are measurements: they differ a little from run to run.
 small: 1,000 training and 1,000 validation digits. full: 50,000 and 10,000."""
 KINDS = {"fixed": "fixed", "one": "1 decay", "many": "one a weight", "both": "fixed, validation rows train too"}
-PARTS = ("train", "valid", "test")
 COSTS = {
     "minimum one": "Minimize, 1 decay",
     "minimum many": "Minimize, one a weight",
@@ -33,49 +32,6 @@ COSTS = {
     "step one": "tuner's hyper step, 1 decay",
     "step many": "tuner's hyper step, one a weight",
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Numbers of a run.
-
-    sizes: of the layers, inputs first. outer_rows: of a hyper step. decay: λ at first. cost_rows: of both batches where
-    costs are measured. rounds: of the time measurements.
-    """
-
-    data: str = "mnist"
-    train_rows: int = 1000
-    valid_rows: int = 1000
-    test_rows: int = 5000
-    sizes: tuple[int, ...] = (784, 1000, 250, 10)
-    batch_rows: int = 100
-    outer_rows: int = 1000
-    steps: int = 400
-    every: int = 5
-    terms: int = 5
-    rate: float = 0.05
-    momentum: float = 0.9
-    decay: float = 1e-3
-    outer_rate: float = 0.2
-    looks: int = 20
-    runs: int = 3
-    cost_rows: int = 256
-    rounds: int = 9
-
-
-SMALL = Settings()
-FULL = dataclasses.replace(
-    SMALL,
-    train_rows=50_000,
-    valid_rows=10_000,
-    test_rows=10_000,
-    batch_rows=256,
-    steps=20_000,
-    every=10,
-    outer_rate=0.05,
-    looks=100,
-    rounds=25,
-)
 
 
 def pieces(settings: Settings) -> list[Piece]:

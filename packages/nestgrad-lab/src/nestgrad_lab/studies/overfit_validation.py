@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
 from nestgrad_lab.drawing import line_styles, new_figure, plain
+from nestgrad_lab.studies.overfit_validation_settings import FULL, SMALL, Settings
 from nestgrad_lab.studies.study import Arrays, Context, Piece, Results, Study, Table
 
 NOTE = """\
@@ -18,40 +18,8 @@ every few steps, RMSprop for λ; hypergradients that are not finite are skipped.
 mlp: one hidden layer of ReLU. convolutional: two layers of 5 × 5 filters with pooling, then a linear one.
 small: Adam at 1e-3 and RMSprop at 0.05 for 600 hyper steps. full: reported of the released code: 1e-4 and 0.01,
 until 99.9 % of both sets are right; here 20,000 hyper steps. AlexNet, ResNets and CIFAR-10 are not here."""
-MODELS = ("linear", "mlp", "convolutional")
-METHODS = ("fixed", "identity", "neumann")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Numbers of a run.
-
-    rows: that train, and as many that validate. runs: draws of rows and weights. hidden: units of the mlp; filters: of
-    the two convolutions. log_decay: every λ at the start. inner_steps: training steps per hyper step. terms: of
-    neumann. looks: times that losses are taken on the way.
-    """
-
-    data: str = "mnist"
-    models: tuple[str, ...] = MODELS
-    methods: tuple[str, ...] = METHODS
-    rows: int = 50
-    test_rows: int = 2000
-    runs: int = 3
-    hidden: int = 50
-    filters: tuple[int, int] = (4, 8)
-    log_decay: float = -4.0
-    rate: float = 1e-3
-    outer_rate: float = 0.05
-    inner_steps: int = 5
-    hyper_steps: int = 600
-    terms: int = 5
-    looks: int = 20
-
-
-SMALL = Settings()
-FULL = dataclasses.replace(
-    SMALL, test_rows=10_000, runs=10, filters=(16, 32), rate=1e-4, outer_rate=0.01, hyper_steps=20_000
-)
 PARTS = ("train", "validation", "test")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
 from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.drawing import line_styles, new_figure, plain
+from nestgrad_lab.studies.split_retrain_settings import FULL, SMALL, Settings
 from nestgrad_lab.studies.study import Arrays, Context, Piece, Results, Study, Table
 
 NOTE = """\
@@ -18,30 +18,6 @@ an epoch), by one-step differentiation of the Adam step. Then a new model is tra
 the λ found, for as many epochs. Share 0: λ stays where it starts. Hypergradients that are not finite are skipped.
 small: 250 epochs and 4 draws of rows, as reported of the released code. full: 1,000 epochs and 20 draws. The thesis has
 CIFAR-10 too."""
-KINDS = ("one decay", "one for each weight")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Numbers of a run.
-
-    sizes: rows, of training and validation together. shares: that validate. log_decay: every λ at the start.
-    """
-
-    data: str = "mnist"
-    sizes: tuple[int, ...] = (100, 200, 1600)
-    shares: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
-    kinds: tuple[str, ...] = KINDS
-    test_rows: int = 10_000
-    runs: int = 4
-    log_decay: float = -4.0
-    rate: float = 0.01
-    outer_rate: float = 0.05
-    epochs: int = 250
-
-
-SMALL = Settings()
-FULL = dataclasses.replace(SMALL, runs=20, epochs=1000)
 
 
 def pieces(settings: Settings) -> list[Piece]:

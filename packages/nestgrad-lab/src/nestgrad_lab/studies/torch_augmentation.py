@@ -20,7 +20,7 @@ from nestgrad_lab.engines.torch_engine import device_named
 from nestgrad_lab.errors import DataError, OptionError
 from nestgrad_lab.networks import ResNet18, torch_networks
 from nestgrad_lab.networks.network import chunks
-from nestgrad_lab.studies.augmentation import Settings
+from nestgrad_lab.studies.augmentation_settings import Settings
 from nestgrad_lab.studies.study import Arrays, Context
 from nestgrad_lab.studies.torch_augmenter import Tree, augment, convolutions, distance_less_spread, uniform_weights
 

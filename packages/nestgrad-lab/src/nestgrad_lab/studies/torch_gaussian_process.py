@@ -12,7 +12,7 @@ from torch import Tensor
 import nestgrad_torch as ng
 from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.studies import torch_linear as linear
-from nestgrad_lab.studies.gaussian_process import Settings
+from nestgrad_lab.studies.gaussian_process_settings import Settings
 from nestgrad_lab.studies.study import Arrays, Context
 
 

@@ -15,7 +15,7 @@ from nestgrad_lab.data.dataset import Array, Part
 from nestgrad_lab.engines.torch_engine import device_named
 from nestgrad_lab.errors import OptionError
 from nestgrad_lab.studies import torch_draws as draws
-from nestgrad_lab.studies.inverse_accuracy import Settings
+from nestgrad_lab.studies.inverse_accuracy_settings import Settings
 from nestgrad_lab.studies.study import Arrays, Context
 from nestgrad_lab.studies.torch_linear import Batch
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import nestgrad_torch as ng
 from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.studies import torch_linear as linear
-from nestgrad_lab.studies.many_decays import PARTS, Settings
+from nestgrad_lab.studies.many_decays_settings import PARTS, Settings
 from nestgrad_lab.studies.study import Arrays, Context
 
 Parts = list[linear.Batch]

@@ -21,7 +21,7 @@ from nestgrad_lab.data import load
 from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.engines.torch_engine import device_named
 from nestgrad_lab.errors import DataError, OptionError
-from nestgrad_lab.studies.million_decays import PARTS, Settings
+from nestgrad_lab.studies.million_decays_settings import PARTS, Settings
 from nestgrad_lab.studies.study import Arrays, Context
 
 Tree = dict[str, Tensor]

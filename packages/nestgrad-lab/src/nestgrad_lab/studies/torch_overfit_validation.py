@@ -17,7 +17,7 @@ from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.errors import OptionError
 from nestgrad_lab.studies import torch_draws as draws
 from nestgrad_lab.studies import torch_linear as linear
-from nestgrad_lab.studies.overfit_validation import METHODS, MODELS, Settings
+from nestgrad_lab.studies.overfit_validation_settings import METHODS, MODELS, Settings
 from nestgrad_lab.studies.study import Arrays, Context
 from nestgrad_lab.studies.torch_linear import Batch, Weights
 

@@ -18,7 +18,7 @@ from nestgrad_lab.engines.torch_engine import device_named
 from nestgrad_lab.errors import DataError
 from nestgrad_lab.networks import Lstm
 from nestgrad_lab.networks.network import chunks
-from nestgrad_lab.studies.recurrent_regularisation import PENALTIES, RATES, TUNED, Settings
+from nestgrad_lab.studies.recurrent_regularisation_settings import PENALTIES, RATES, TUNED, Settings
 from nestgrad_lab.studies.study import Arrays, Context
 
 Tree = dict[str, Tensor]

@@ -13,7 +13,7 @@ from torch import Tensor
 import nestgrad_torch as ng
 from nestgrad_lab.data.dataset import Array
 from nestgrad_lab.studies import torch_linear as linear
-from nestgrad_lab.studies.response_curve import Settings, grid_of, searched
+from nestgrad_lab.studies.response_curve_settings import Settings, grid_of, searched
 from nestgrad_lab.studies.study import Arrays, Context
 
 LOOKS = 200

@@ -13,7 +13,7 @@ import nestgrad_torch as ng
 from nestgrad_lab.errors import OptionError
 from nestgrad_lab.studies import torch_draws as draws
 from nestgrad_lab.studies import torch_linear as linear
-from nestgrad_lab.studies.split_retrain import KINDS, Settings
+from nestgrad_lab.studies.split_retrain_settings import KINDS, Settings
 from nestgrad_lab.studies.study import Arrays, Context
 from nestgrad_lab.studies.torch_linear import Batch, Weights
 
