@@ -57,7 +57,7 @@ def test_a_wrong_harness_ends_the_run_in_one_line(run_suite):
 
 def test_a_partial_backend_is_spared_exactly_what_it_lacks(example):
     supported = {name for name, spec in SPECS.items() if example.backend.supports(spec)}
-    lacking = (SPECS.keys() - supported) | set(OPTIONAL) | {"adam", "reversible"}
+    lacking = (SPECS.keys() - supported) | set(OPTIONAL) | {"adam", "optim", "reversible"}
     assert {"Dense", "CG", "OnePass"} < lacking
     spared = {name for name, check in CHECKS.items() if lacking & set(check.requires)}
     kept = CHECKS.keys() - spared
